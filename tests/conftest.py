@@ -1,0 +1,29 @@
+"""Settings and fixtures that every test shares."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
+
+import pytest
+
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def uned_mini() -> Path:
+    """Real pictures in UnED's layout, beside the checkout; see CONTRIBUTING.md."""
+    path = SHARED / "uned_mini"
+    if not path.is_dir():
+        pytest.skip(f"{path} is not here: real pictures are not part of the project")
+    return path
+
+
+@pytest.fixture(scope="session")
+def efficientnet_lite0() -> Path:
+    """A real ImageNet backbone as one Keras file, beside the checkout."""
+    path = SHARED / "backbones" / "efficientnet_lite0.keras"
+    if not path.is_file():
+        pytest.skip(f"{path} is not here: real weights are not part of the project")
+    return path

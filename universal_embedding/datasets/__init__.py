@@ -1,0 +1,1 @@
+"""Pictures on disk -> TFDS records, original bytes kept."""

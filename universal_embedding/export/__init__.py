@@ -1,0 +1,1 @@
+"""SavedModels, Kaggle submissions and their loading."""

@@ -1,0 +1,1 @@
+"""Search a folder of pictures with an exported model."""

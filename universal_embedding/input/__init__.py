@@ -1,0 +1,1 @@
+"""Records -> batches: which record at which step, decoding, cropping, augmentation."""

@@ -1,0 +1,1 @@
+"""Neighbours, metrics, protocols and reports."""

@@ -1,0 +1,1 @@
+"""Stages, losses, distribution strategy and checkpoints."""
