@@ -11,25 +11,37 @@ from universal_embedding.errors import UserError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the native library's own chatter
 
 
-def run(main: Callable[[list[str]], None]) -> None:
+def run(main: Callable[[list[str]], None], commands: tuple[str, ...] = ()) -> None:
     """Parses absl flags, calls `main(argv)` and exits.
 
     Exit codes: 0 on success, 1 with one line on standard error for a `UserError` or a wrong flag,
     130 after Ctrl-C. Any other exception is a defect of the package and keeps its traceback.
+
+    Args:
+        main: Called with the program's name and, if there are `commands`, the one given.
+        commands: Names of which exactly one stands on the command line before or among the flags.
     """
     logging.set_verbosity(logging.INFO)
     logging.use_absl_handler()
-    app.run(_guarded(main))
+    app.run(_guarded(main, commands), flags_parser=_parse_flags)
 
 
-def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return app.parse_flags_with_usage(argv)
+    except (AttributeError, KeyError, IndexError) as error:
+        # ml_collections raises these for an override of a field that a config does not have.
+        reason = " ".join(str(error.args[0]).replace("\\n", " ").split())
+        print(f"error: a --config override names no field of the config: {reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _guarded(
+    main: Callable[[list[str]], None], commands: tuple[str, ...]
+) -> Callable[[list[str]], None]:
     def guarded(argv: list[str]) -> None:
         try:
-            if len(argv) > 1:
-                raise UserError(
-                    f"unexpected argument {argv[1]!r} on the command line; flags are written "
-                    "--name=value, and --help lists them"
-                )
+            _check_arguments(argv[1:], commands)
             main(argv)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -39,3 +51,13 @@ def _guarded(main: Callable[[list[str]], None]) -> Callable[[list[str]], None]:
             sys.exit(130)
 
     return guarded
+
+
+def _check_arguments(arguments: list[str], commands: tuple[str, ...]) -> None:
+    if commands and (len(arguments) != 1 or arguments[0] not in commands):
+        raise UserError(f"got {arguments}; give exactly one command of: {', '.join(commands)}")
+    if arguments and not commands:
+        raise UserError(
+            f"unexpected argument {arguments[0]!r} on the command line; flags are written "
+            "--name=value, and --help lists them"
+        )
