@@ -41,6 +41,11 @@ class Embedder(keras.Model):
         )
         self.build((None, image_size, image_size, 3))
 
+    @property
+    def output_dimension(self) -> int:
+        """D: the `dimension`, or the backbone's F where there is no projection."""
+        return self.dimension or self.backbone.output_shape[-1]
+
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Builds the projection for the backbone's feature size."""
         if self.projection is not None and not self.projection.built:

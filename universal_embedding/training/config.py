@@ -1,0 +1,88 @@
+"""The base of every training config, with the meaning of each field."""
+
+from ml_collections import ConfigDict
+
+
+def base_config() -> ConfigDict:
+    """A locked config that trains nothing yet: recipes in `configs/` set what differs.
+
+    A recipe is a function `get_config(argument="")` that starts from this one; fields cannot be
+    added, and a misspelt override is an error that names the nearest field.
+    """
+    config = ConfigDict()
+    config.seed = 0
+
+    config.data = ConfigDict()
+    config.data.dataset = ""  # folder of the prepared set under --data_dir
+    config.data.domains = ()  # keys; empty: all that are prepared
+    config.data.batch_size = 128  # over all replicas and hosts
+    config.data.sampler = "balanced"  # see input.samplers
+    config.data.weights = ()  # of the domains, for the sampler `weights`
+    config.data.temperature = 0.5  # for the sampler `temperature`
+    config.data.batch = "mixed"  # domains by example, or `domain`: one domain per batch
+    config.data.pictures_per_class = 0  # K of P x K batches; 0: examples are drawn one by one
+
+    config.pictures = ConfigDict()  # augmentation; see input.pictures.PictureOptions
+    config.pictures.crop = "random_resized"
+    config.pictures.scale = (0.3, 1.0)
+    config.pictures.flip = True
+    config.pictures.jitter = 0.0
+
+    config.model = ConfigDict()
+    config.model.backbone = ""  # see models.backbones.load_backbone
+    config.model.pooling = ""  # empty: the family's own
+    config.model.image_size = 224
+    config.model.aspect = "squash"
+    config.model.dimension = 64
+    config.model.dropout = 0.0
+    config.model.norm_statistics = "frozen"  # of batch norm while training; or `batch`
+    config.model.precision = "float32"  # or mixed_bfloat16, mixed_float16
+    config.model.remat = False  # recompute activations in the backward pass
+
+    config.head = ConfigDict()
+    config.head.margin_kind = "cosface"  # see models.heads
+    config.head.scale = 16.0
+    config.head.margin = 0.0
+    config.head.centers = 1
+    config.head.joint = True  # one softmax over all domains' classes, or one per domain
+
+    config.objectives = ConfigDict({"classification": 1.0})  # weight of each
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # any optimizer of Keras
+    config.optimizer.weight_decay = 1e-6  # not on biases and norms
+    config.optimizer.clip_norm = 0.0  # of all gradients together; 0: none
+    config.optimizer.average = 0.0  # momentum of the weights' moving average (EMA); 0: none
+
+    config.stages = ()  # of `stage(...)`
+
+    config.steps_per_call = 50  # at most, in one call of the compiled loop
+    config.log_every = 50  # steps
+    config.validate_every = 0  # steps; 0: at the end of each stage
+    config.checkpoint_every = 500  # steps; also at the end of each stage
+    config.keep = 3  # newest checkpoints
+    config.jit_compile = False  # XLA; a TPU compiles whatever this says
+    return config.lock()
+
+
+def stage(**fields: object) -> ConfigDict:
+    """One stage of training, `fields` over the defaults.
+
+    Raises:
+        KeyError: a field that a stage does not have.
+    """
+    config = ConfigDict()
+    config.name = ""
+    config.steps = 0
+    config.input = "pictures"  # or `features`: of the frozen backbone, computed once
+    config.image_size = 0  # 0: the model's
+    config.domains = ()  # empty: the config's
+    config.backbone_rate = 0.0  # learning rates at the schedule's top; 0: does not train
+    config.projection_rate = 0.0
+    config.head_rate = 0.0
+    config.layer_decay = 1.0  # the lowest layer's rate, as a part of the highest one's
+    config.schedule = "cosine"  # constant, cosine or linear, after the warm-up
+    config.warmup = 0  # steps, from 0
+    config.lock()
+    config.update(fields)
+    return config

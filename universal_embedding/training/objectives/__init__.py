@@ -1,0 +1,5 @@
+"""What training makes small: one file for each objective, all with the interface of `base`."""
+
+from universal_embedding.training.objectives.base import Objective, Outputs, make_objectives
+
+__all__ = ["Objective", "Outputs", "make_objectives"]

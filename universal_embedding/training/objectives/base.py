@@ -1,0 +1,80 @@
+"""The interface of an objective, and their registry by name."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from universal_embedding.errors import UserError
+from universal_embedding.models.embedder import Embedder
+
+# name in `config.objectives` -> module of this folder, which has a class `Loss`
+KNOWN = {"classification": "classification"}
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the embedder made of a batch on this replica.
+
+    Attributes:
+        features: `[b, F]` of the backbone, after dropout.
+        embedding: `[b, D]` float32 unit rows.
+    """
+
+    features: tf.Tensor
+    embedding: tf.Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective is made from.
+
+    Attributes:
+        config: The whole config of the run.
+        embedder: The model that is trained.
+        class_sizes: Training pictures of each class, `[C_d]` int64, for each domain in order.
+    """
+
+    config: ConfigDict
+    embedder: Embedder
+    class_sizes: Mapping[str, "object"]
+
+
+class Objective:
+    """One loss, with the weights that only it uses.
+
+    Subclasses are called `Loss`, take a `Setting`, and override what they need.
+    """
+
+    def parts(self) -> dict[str, list[keras.Variable]]:
+        """Its own weights by part; each part has an optimizer of its own."""
+        return {}
+
+    def touched(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """For parts that a batch may leave alone: whether this one changes them, bool scalars."""
+        return {}
+
+    def losses(self, batch: Mapping[str, tf.Tensor], outputs: Outputs) -> tf.Tensor:
+        """`[b]` float32, one for each example of this replica's batch."""
+        raise TypeError(f"{type(self).__name__} gives no losses")
+
+
+def make_objectives(setting: Setting) -> dict[str, tuple[float, Objective]]:
+    """The objectives that `config.objectives` names, with their weights.
+
+    Raises:
+        UserError: there is no objective of a name, or none has a weight.
+    """
+    chosen = {name: weight for name, weight in setting.config.objectives.items() if weight}
+    if not chosen:
+        raise UserError("config.objectives gives no objective a weight; give one of them a weight")
+    objectives = {}
+    for name, weight in chosen.items():
+        if name not in KNOWN:
+            raise UserError(f"config.objectives has {name!r}; there are {', '.join(KNOWN)}")
+        module = importlib.import_module(f"{__package__}.{KNOWN[name]}")
+        objectives[name] = (weight, module.Loss(setting))
+    return objectives

@@ -1,0 +1,44 @@
+"""Cross-entropy over classes, with the margin head of `config.head`."""
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from universal_embedding.models.heads import MarginHead
+from universal_embedding.training.objectives.base import Objective, Outputs, Setting
+
+
+class Loss(Objective):
+    """The loss of `models.heads.MarginHead` on the embedding."""
+
+    def __init__(self, setting: Setting) -> None:
+        config = setting.config.head
+        self.domains = tuple(setting.class_sizes)
+        self.head = MarginHead(
+            {domain: len(sizes) for domain, sizes in setting.class_sizes.items()},
+            setting.embedder.output_dimension,
+            margin_kind=config.margin_kind,
+            margin=config.margin,
+            scale=config.scale,
+            centers=config.centers,
+            joint=config.joint,
+        )
+
+    def parts(self) -> dict[str, list[keras.Variable]]:
+        """`head`, or `head/<domain>` for each where classifiers are separate."""
+        if self.head.joint:
+            return {"head": self.head.class_weights}
+        weights = zip(self.domains, self.head.class_weights, strict=True)
+        return {f"head/{domain}": [variable] for domain, variable in weights}
+
+    def touched(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Separate classifiers: those of the domains in the batch."""
+        if self.head.joint:
+            return {}
+        touched = tf.unstack(self.head.touched(batch["domain"]), len(self.domains))
+        return {f"head/{domain}": t for domain, t in zip(self.domains, touched, strict=True)}
+
+    def losses(self, batch: Mapping[str, tf.Tensor], outputs: Outputs) -> tf.Tensor:
+        """`[b]` float32."""
+        return self.head(outputs.embedding, batch["label"], batch["domain"])

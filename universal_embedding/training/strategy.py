@@ -1,0 +1,56 @@
+"""Where a run computes: one device, several, several hosts, or a TPU."""
+
+import os
+
+import tensorflow as tf
+
+from universal_embedding.errors import UserError
+
+NAMES = ("one_device", "mirrored", "multi_worker", "tpu")
+
+
+def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Strategy:
+    """Makes the `tf.distribute` strategy of a run; call it before anything else of TensorFlow.
+
+    Args:
+        name: `one_device`; `mirrored`, all GPUs of this host (or logical CPUs where there is no
+            GPU); `multi_worker`, the hosts that the TF_CONFIG variable lists; `tpu`.
+        tpu: `local` on a TPU VM, or the name or address of a TPU.
+
+    Raises:
+        UserError: there is no such strategy, TF_CONFIG is missing, or no TPU answers.
+    """
+    if name == "one_device":
+        return tf.distribute.get_strategy()
+    if name == "mirrored":
+        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
+        return tf.distribute.MirroredStrategy(
+            [device.name for device in tf.config.list_logical_devices(kind)]
+        )
+    if name == "multi_worker":
+        if "TF_CONFIG" not in os.environ:
+            raise UserError(
+                "--strategy=multi_worker, but the environment has no TF_CONFIG; set it on every "
+                'worker: {"cluster": {"worker": ["host:port", ...]}, '
+                '"task": {"type": "worker", "index": 0}}'
+            )
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if name == "tpu":
+        try:
+            resolver = tf.distribute.cluster_resolver.TPUClusterResolver.connect(tpu)
+        except (ValueError, RuntimeError, tf.errors.OpError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"--tpu={tpu!r} cannot be reached: {reason}; on a TPU VM give --tpu=local and "
+                "install the extra `tpu` instead of `cpu`"
+            ) from error
+        return tf.distribute.TPUStrategy(resolver)
+    raise UserError(f"--strategy is {name!r}; it must be one of {', '.join(NAMES)}")
+
+
+def hosts(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """How many hosts feed the run, and which of them this one is."""
+    cluster = strategy.cluster_resolver
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return 1, 0
+    return len(cluster.cluster_spec().as_dict()["worker"]), cluster.task_id
