@@ -6,8 +6,12 @@ from pathlib import Path
 
 import tensorflow as tf
 from absl import logging
+from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
+from universal_embedding.models.embedder import Embedder
+from universal_embedding.training.model import make_embedder
+from universal_embedding.training.work_directory import read_run
 
 State = Mapping[str, Sequence[tf.Variable]]
 
@@ -94,6 +98,28 @@ def restore(workdir: Path, state: State, which: str) -> str:
             f"--workdir={workdir}"
         )
     return path
+
+
+def load_embedder(workdir: Path, which: str = "best") -> Embedder:
+    """The embedder of a run, with its averaged weights where the run keeps an average.
+
+    Args:
+        workdir: The run's folder.
+        which: `best` by validation, `last`, or `initial`: before the first step.
+
+    Raises:
+        UserError: there is no run, or it has no checkpoint yet.
+    """
+    config = ConfigDict(read_run(workdir)["config"])
+    embedder = make_embedder(config, pretrained=which == "initial")
+    if which == "initial":
+        return embedder
+    weights = [weight.value for weight in embedder.weights]
+    restore(workdir, {"embedder": weights}, which)
+    if config.optimizer.average:
+        averaged = [weight for weight in weights if weight.dtype.is_floating]
+        restore(workdir, {"average": averaged}, which)
+    return embedder
 
 
 def _newest_first(folder: Path) -> list[str]:

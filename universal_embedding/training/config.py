@@ -1,6 +1,10 @@
 """The base of every training config, with the meaning of each field."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
+
+from universal_embedding.input.pictures import PictureOptions
 
 
 def base_config() -> ConfigDict:
@@ -22,11 +26,9 @@ def base_config() -> ConfigDict:
     config.data.batch = "mixed"  # domains by example, or `domain`: one domain per batch
     config.data.pictures_per_class = 0  # K of P x K batches; 0: examples are drawn one by one
 
-    config.pictures = ConfigDict()  # augmentation; see input.pictures.PictureOptions
-    config.pictures.crop = "random_resized"
-    config.pictures.scale = (0.3, 1.0)
-    config.pictures.flip = True
-    config.pictures.jitter = 0.0
+    # Augmentation: the fields of input.pictures.PictureOptions but for size and aspect.
+    config.pictures = ConfigDict(dataclasses.asdict(PictureOptions()))
+    del config.pictures.size, config.pictures.aspect
 
     config.model = ConfigDict()
     config.model.backbone = ""  # see models.backbones.load_backbone

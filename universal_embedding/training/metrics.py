@@ -30,6 +30,7 @@ class MetricWriter:
         )
         self._file = self._events = None
         if workdir is not None:
+            workdir.mkdir(parents=True, exist_ok=True)
             path = workdir / "metrics.jsonl"
             _drop_rows_after(path, start)
             self._file = path.open("a")
@@ -95,4 +96,6 @@ def _drop_rows_after(path: Path, step: int) -> None:
             continue  # the last line of a killed run
         if row["step"] <= step:
             kept.append(line + "\n")
-    path.write_text("".join(kept))
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)
