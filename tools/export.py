@@ -21,9 +21,8 @@ def main(argv: list[str]) -> None:
         raise UserError("--workdir is missing: name a work directory of tools/train.py")
     if not OUTPUT.value and not SAVED_MODEL.value:
         raise UserError("nothing to write: give --output=submission.zip, --saved_model=DIR or both")
-    from universal_embedding.training.checkpoints import load_embedder
-
     from universal_embedding.export import saved_model, submission
+    from universal_embedding.training.checkpoints import load_embedder
 
     embedder = load_embedder(WORKDIR.value, WHICH.value)
     if OUTPUT.value:

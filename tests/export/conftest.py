@@ -8,7 +8,7 @@ from universal_embedding.export import submission
 from universal_embedding.models.embedder import Embedder
 
 
-def tiny_embedder(dimension=64, image_size=32, aspect="squash", seed=0) -> Embedder:
+def build_embedder(dimension=64, image_size=32, aspect="squash", seed=0) -> Embedder:
     keras.utils.set_random_seed(seed)
     inputs = keras.Input([image_size, image_size, 3])
     x = keras.layers.Rescaling(1 / 127.5, -1)(inputs)
@@ -19,7 +19,7 @@ def tiny_embedder(dimension=64, image_size=32, aspect="squash", seed=0) -> Embed
     return Embedder(keras.Model(inputs, x), dimension, image_size, aspect, dropout=0.1)
 
 
-def picture(height, width, seed=0):
+def draw_picture(height, width, seed=0):
     """`[H, W, 3]` uint8 with coarse structure, so that resizing keeps something of it."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, [7, 7, 3])
@@ -29,7 +29,7 @@ def picture(height, width, seed=0):
 
 @pytest.fixture(scope="session")
 def embedder():
-    return tiny_embedder()
+    return build_embedder()
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +38,15 @@ def exported(embedder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("exported")
     submission.write(embedder, folder / "submission.zip", folder / "saved_model")
     return folder / "submission.zip", folder / "saved_model"
+
+
+@pytest.fixture(scope="session")
+def tiny_embedder():
+    """Builds embedders: `tiny_embedder(dimension, image_size, aspect, seed)`."""
+    return build_embedder
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """Draws pictures: `picture(height, width, seed)`."""
+    return draw_picture

@@ -6,7 +6,6 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 import universal_embedding
-from tests.export.conftest import picture, tiny_embedder
 from universal_embedding.errors import UserError
 from universal_embedding.export import archive, saved_model, submission
 
@@ -27,7 +26,7 @@ def test_no_op_unknown_to_tensorflow_2_6(exported):
 
 
 @pytest.mark.parametrize("aspect", ["squash", "crop", "pad"])
-def test_agrees_with_the_embedder(aspect, tmp_path):
+def test_agrees_with_the_embedder(aspect, tmp_path, tiny_embedder, picture):
     embedder = tiny_embedder(aspect=aspect, seed=3)
     saved_model.save(embedder, tmp_path / "model")
     serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
@@ -42,13 +41,13 @@ def test_agrees_with_the_embedder(aspect, tmp_path):
         np.testing.assert_allclose(raw / np.linalg.norm(raw), expected, atol=1e-5)
 
 
-def test_more_than_64_dimensions_is_an_error(tmp_path):
+def test_more_than_64_dimensions_is_an_error(tmp_path, tiny_embedder):
     with pytest.raises(UserError, match="65 dimensions"):
         submission.write(tiny_embedder(65), tmp_path / "submission.zip")
     assert not list(tmp_path.iterdir())
 
 
-def test_load_gives_the_same_from_directory_and_zip(exported, embedder):
+def test_load_gives_the_same_from_directory_and_zip(exported, embedder, picture):
     from_zip, from_directory = map(universal_embedding.load, exported)
     assert from_zip.fingerprint == from_directory.fingerprint
     pictures = [picture(40, 50, seed) for seed in range(5)]
