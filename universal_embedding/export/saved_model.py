@@ -1,0 +1,93 @@
+"""An embedder as one SavedModel: pictures in, vectors out, no Python of this package needed."""
+
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from universal_embedding.errors import UserError
+from universal_embedding.export import compatibility
+from universal_embedding.input.resizing import resize
+from universal_embedding.models.embedder import Embedder
+
+DEFAULT = "serving_default"
+ENCODED = "serving_encoded"
+RAW, UNIT = "embedding", "embedding_norm"
+FLOAT16_MAX = 65504.0
+
+
+class ServingModule(tf.Module):
+    """What is saved: two signatures and the weights they read.
+
+    `serving_default` takes `images` uint8 `[B, H, W, 3]` (RGB, any H and W), `serving_encoded`
+    takes `encoded` string `[B]` (JPEG, PNG, GIF or BMP files of any sizes). Both give `embedding`,
+    the projection's output, and `embedding_norm`, its rows scaled to length one; `[B, D]` float32.
+
+    Args:
+        embedder: The trained embedder.
+        float16: Keep kernels in float16; they are cast to float32 at each call. Vectors
+            (biases, norms, moving statistics) and kernels beyond float16's range stay float32.
+    """
+
+    def __init__(self, embedder: Embedder, float16: bool = False) -> None:
+        super().__init__()
+        # The Keras objects stay in closures: saved with the module they would drag layers into
+        # the object graph that an older TensorFlow cannot rebuild.
+        weights = embedder.weights
+        self.weights = [_stored(w.value, float16) for w in weights]
+
+        def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
+            if not float16:
+                return _outputs(embedder, images)
+            stored = [tf.cast(s, w.dtype) for s, w in zip(self.weights, weights, strict=True)]
+            with keras.StatelessScope(state_mapping=list(zip(weights, stored, strict=True))):
+                return _outputs(embedder, images)
+
+        def square(encoded: tf.Tensor) -> tf.Tensor:
+            picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
+            return resize(picture, embedder.image_size, embedder.aspect)
+
+        def embed_encoded(encoded: tf.Tensor) -> dict[str, tf.Tensor]:
+            side = embedder.image_size
+            spec = tf.TensorSpec([side, side, 3], tf.float32)
+            return embed(tf.map_fn(square, encoded, fn_output_signature=spec))
+
+        images = tf.TensorSpec([None, None, None, 3], tf.uint8, name="images")
+        encoded = tf.TensorSpec([None], tf.string, name="encoded")
+        self.embed = tf.function(embed, input_signature=[images])
+        self.embed_encoded = tf.function(embed_encoded, input_signature=[encoded])
+
+
+def save(embedder: Embedder, directory: str | Path, float16: bool = False) -> None:
+    """Writes `embedder` as a SavedModel that TensorFlow 2.6.4 and later load.
+
+    Args:
+        embedder: The trained embedder.
+        directory: Where to write; must not hold anything yet.
+        float16: See `ServingModule`.
+
+    Raises:
+        UserError: `directory` is in use.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} already exists: remove it or name another directory")
+    module = ServingModule(embedder, float16)
+    signatures = {DEFAULT: module.embed, ENCODED: module.embed_encoded}
+    tf.saved_model.save(module, str(directory), signatures=signatures)
+    compatibility.remedy(directory)
+
+
+def _outputs(embedder: Embedder, images: tf.Tensor) -> dict[str, tf.Tensor]:
+    features = embedder.features(images)
+    raw = features if embedder.projection is None else embedder.projection(features)
+    # embed_features repeats the projection; the graph optimizer merges the two.
+    return {RAW: tf.cast(raw, tf.float32), UNIT: embedder.embed_features(features)}
+
+
+def _stored(weight: tf.Variable, float16: bool) -> tf.Variable:
+    if not float16 or weight.dtype != tf.float32 or weight.shape.rank < 2:
+        return weight
+    if tf.reduce_max(tf.abs(weight)) > FLOAT16_MAX:
+        return weight
+    return tf.Variable(tf.cast(weight, tf.float16), trainable=False)

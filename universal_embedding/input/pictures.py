@@ -1,0 +1,141 @@
+"""From an encoded picture to the square a backbone takes: for training at random, for evaluation
+as it is.
+"""
+
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from universal_embedding.errors import UserError
+from universal_embedding.input.decoding import decode, decode_crop
+from universal_embedding.input.resizing import ASPECTS, resize
+
+CROPS = ("random_resized", "resize", "none")
+_FRAME = 1 << 12  # boxes that follow the picture's own shape are drawn in a square of this side
+
+
+@dataclass(frozen=True)
+class PictureOptions:
+    """How a training picture is made; the defaults are a mild random-resized crop and a flip.
+
+    Attributes:
+        size: Side of the result in pixels.
+        aspect: `squash`, `crop` or `pad`, as in evaluation (`resizing.resize`). With `squash` a
+            crop keeps the picture's shape (times `ratio`) and is squashed like the whole picture
+            will be; with `crop` it is a rectangle of about equal sides; with `pad` it keeps the
+            picture's shape and is padded.
+        crop: `random_resized` (Inception), `resize` (resize to size * `resize_ratio`, then a random
+            crop) or `none`.
+        scale: Least and greatest share of the picture's area in a random-resized crop. (0.08, 1)
+            is usual for classification; retrieval needs more of the object to be seen (DINOv2
+            takes its global crops from 0.32 on).
+        ratio: Least and greatest aspect ratio of a random-resized crop.
+        resize_ratio: Of `resize`; 256 / 224 is usual and UnED's.
+        flip: Whether half of the pictures are mirrored.
+    """
+
+    size: int = 224
+    aspect: str = "squash"
+    crop: str = "random_resized"
+    scale: tuple[float, float] = (0.3, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    resize_ratio: float = 256 / 224
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        for name, choices in (("aspect", ASPECTS), ("crop", CROPS)):
+            if getattr(self, name) not in choices:
+                raise UserError(
+                    f"{name} {getattr(self, name)!r} in the picture options is unknown; "
+                    f"use one of {choices}"
+                )
+        if self.size < 1 or self.resize_ratio < 1:
+            raise UserError(
+                f"size {self.size} and resize_ratio {self.resize_ratio} in the picture options "
+                "must be at least 1"
+            )
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(
+                f"scale {self.scale} in the picture options must be shares of the area, the "
+                "smaller one first, such as (0.3, 1)"
+            )
+
+
+def evaluation_picture(contents: tf.Tensor, size: int, aspect: str) -> tf.Tensor:
+    """The whole picture, or its central square: `[size, size, 3]` float32, 0..255."""
+    return resize(decode(contents), size, aspect)
+
+
+def training_picture(contents: tf.Tensor, seed: tf.Tensor, options: PictureOptions) -> tf.Tensor:
+    """A random view of a picture; a pure function of its bytes and seed.
+
+    Args:
+        contents: Scalar string, the encoded picture.
+        seed: `[2]` int32.
+        options: See there.
+
+    Returns:
+        `[size, size, 3]` float32, 0..255.
+    """
+    seeds = tf.random.experimental.stateless_split(seed, 2)
+    image = _CROPPED[options.crop](contents, seeds[0], options)
+    if options.flip:
+        image = tf.image.stateless_random_flip_left_right(image, seeds[1])
+    return tf.ensure_shape(image, [options.size, options.size, 3])
+
+
+def _random_resized(contents: tf.Tensor, seed: tf.Tensor, options: PictureOptions) -> tf.Tensor:
+    # The padding follows the crop's own shape, the rest is squashed.
+    fill = "pad" if options.aspect == "pad" else "squash"
+
+    def box(shape: tf.Tensor) -> tf.Tensor:
+        frame = shape if options.aspect == "crop" else tf.constant([_FRAME, _FRAME])
+        begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+            tf.concat([frame, [3]], 0),
+            bounding_boxes=tf.zeros([1, 0, 4]),
+            seed=seed,
+            area_range=options.scale,
+            aspect_ratio_range=options.ratio,
+            use_image_if_no_bounding_boxes=True,
+            max_attempts=10,
+        )
+        if options.aspect == "crop":
+            return tf.concat([begin[:2], size[:2]], 0)
+        return _of_frame(tf.concat([begin[:2], size[:2]], 0) / _FRAME, shape)
+
+    return resize(decode_crop(contents, box), options.size, fill)
+
+
+def _resize_and_crop(contents: tf.Tensor, seed: tf.Tensor, options: PictureOptions) -> tf.Tensor:
+    if options.aspect == "pad":
+        image = resize(decode(contents), round(options.size * options.resize_ratio), "pad")
+        return tf.image.stateless_random_crop(image, [options.size, options.size, 3], seed)
+
+    def box(shape: tf.Tensor) -> tf.Tensor:
+        # Cropping first gives the same picture but for the rounding to pixels, for less work.
+        share = 1 / options.resize_ratio
+        corner = tf.random.stateless_uniform([2], seed) * (1 - share)
+        region = tf.concat([corner, [share, share]], 0)
+        if options.aspect == "squash":
+            return _of_frame(tf.cast(region, tf.float64), shape)
+        side = tf.reduce_min(shape)
+        inner = _of_frame(tf.cast(region, tf.float64), tf.stack([side, side]))
+        return inner + tf.concat([(shape - side) // 2, [0, 0]], 0)
+
+    return resize(decode_crop(contents, box), options.size, "squash")
+
+
+def _whole(contents: tf.Tensor, seed: tf.Tensor, options: PictureOptions) -> tf.Tensor:
+    del seed
+    return evaluation_picture(contents, options.size, options.aspect)
+
+
+_CROPPED = {"random_resized": _random_resized, "resize": _resize_and_crop, "none": _whole}
+
+
+def _of_frame(region: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:
+    """Shares (top, left, height, width; float64) of a picture as whole pixels, at least one."""
+    scaled = region * tf.cast(tf.concat([shape, shape], 0), tf.float64)
+    size = tf.clip_by_value(tf.cast(tf.round(scaled[2:]), tf.int32), 1, shape)
+    begin = tf.clip_by_value(tf.cast(tf.round(scaled[:2]), tf.int32), 0, shape - size)
+    return tf.concat([begin, size], 0)
