@@ -132,6 +132,8 @@ class Step:
         touched = {
             name: tf.cast(t, tf.float32) for name, t in touched.items() if name in self.parts
         }
+        if not touched:
+            return {}
         context = tf.distribute.get_replica_context()
         return tf.nest.map_structure(
             lambda count: count > 0, context.all_reduce(tf.distribute.ReduceOp.SUM, touched)
