@@ -9,12 +9,14 @@ from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
+from universal_embedding.datasets.location import default_data_dir
 
 from universal_embedding import command
-from universal_embedding.datasets.location import default_data_dir
 from universal_embedding.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, `configs/NAME.py[:ARGUMENT]`.")
+CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, `configs/NAME.py[:ARGUMENT]`."
+)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, config, metrics.")
 DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Folder of the prepared data sets.")
 STRATEGY = flags.DEFINE_enum(
@@ -42,7 +44,9 @@ def main(_: list[str]) -> None:
     finished = train(config, Path(DATA_DIR.value), Path(WORKDIR.value), strategy, init_from)
     if not finished:
         sys.exit(0)
-    print(f"the run is in {WORKDIR.value}; score it with tools/evaluate.py --workdir={WORKDIR.value}")
+    print(
+        f"the run is in {WORKDIR.value}; score it with tools/evaluate.py --workdir={WORKDIR.value}"
+    )
 
 
 if __name__ == "__main__":
