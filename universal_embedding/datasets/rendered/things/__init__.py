@@ -1,0 +1,1 @@
+"""What the pictures show: one file for each kind of thing."""

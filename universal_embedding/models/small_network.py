@@ -1,0 +1,43 @@
+"""The small network that is trained from scratch where no pretrained one is at hand."""
+
+import keras
+from keras import layers
+
+WIDTHS = (32, 64, 128, 192)
+
+
+def small_network(image_size: int = 64) -> keras.Model:
+    """Four stages of convolutions, each at half the size of the last, with residual blocks.
+
+    Nothing in it depends on the other pictures of a batch, so batches of one domain, and of any
+    size, train and evaluate alike.
+
+    Args:
+        image_size: Side of the pictures, at least 32; made for 64 to 96.
+
+    Returns:
+        A model from `[B, image_size, image_size, 3]` float32 in 0..255 to `[B, 384]` features.
+    """
+    if image_size < 32:
+        raise ValueError(f"image_size is {image_size}; the small network takes 32 or more")
+    images = keras.Input((image_size, image_size, 3), dtype="float32")
+    x = layers.Rescaling(1 / 64, offset=-127.5 / 64)(images)
+    x = _convolution(x, WIDTHS[0], size=5, stride=2)
+    for width in WIDTHS[1:]:
+        x = _convolution(x, width, stride=2)
+        x = _residual(x)
+    mean = layers.GlobalAveragePooling2D()(x)
+    peak = layers.GlobalMaxPooling2D()(x)
+    return keras.Model(images, layers.Concatenate()([mean, peak]), name="small_network")
+
+
+def _convolution(
+    x: keras.KerasTensor, width: int, size: int = 3, stride: int = 1
+) -> keras.KerasTensor:
+    x = layers.Conv2D(width, size, stride, padding="same", use_bias=False)(x)
+    x = layers.LayerNormalization(epsilon=1e-3)(x)
+    return layers.ReLU()(x)
+
+
+def _residual(x: keras.KerasTensor) -> keras.KerasTensor:
+    return layers.Add()([x, _convolution(x, x.shape[-1])])
