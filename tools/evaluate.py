@@ -1,0 +1,83 @@
+"""Measures how well embeddings retrieve: R@1, mMP@5 and more, merged and separate, as a report.
+
+python tools/evaluate.py --data_dir=DIR --dataset=uned --split=test --workdir=DIR
+
+Whom: --workdir, --saved_model, --submission, --embeddings or --backbone, each as often as you
+like; the first is what the others are compared with.
+"""
+
+from absl import flags
+
+from universal_embedding import command
+from universal_embedding.errors import UserError
+
+_FLAG = flags.DEFINE_string
+DATA_DIR = _FLAG("data_dir", None, "Where tools/prepare.py put the records.", required=True)
+DATASET = _FLAG("dataset", None, "The data set in it, such as uned.", required=True)
+SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Whose queries.")
+DOMAINS = flags.DEFINE_list("domains", [], "Only these domains; all prepared ones by default.")
+
+WORKDIR = flags.DEFINE_multi_string("workdir", [], "Work directory that tools/train.py wrote.")
+CHECKPOINT = flags.DEFINE_enum(
+    "checkpoint", "best", ["best", "last", "initial"], "Which checkpoint of a work directory."
+)
+SAVED_MODEL = flags.DEFINE_multi_string("saved_model", [], "Directory of a SavedModel.")
+SUBMISSION = flags.DEFINE_multi_string("submission", [], "Zip that tools/export.py wrote.")
+EMBEDDINGS = flags.DEFINE_multi_string(
+    "embeddings", [], "An .npz of embeddings made anywhere: domain, image_id, embedding."
+)
+BACKBONE = flags.DEFINE_multi_string(
+    "backbone", [], "A bare backbone, no projection: what models.backbones.load_backbone takes."
+)
+IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Of --backbone, in pixels.", lower_bound=1)
+ASPECT = flags.DEFINE_enum("aspect", "squash", ["squash", "crop", "pad"], "Of --backbone.")
+
+PROTOCOLS = flags.DEFINE_list("protocols", ["merged", "separate"], "merged, separate.")
+METRICS = flags.DEFINE_list(
+    "metrics", ["r_at_1", "mmp_at_5"], "r_at_K, mmp_at_K, map_at_K (K = 1, 2, ...), map_at_r."
+)
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures embedded at once.", lower_bound=1)
+RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap samples; 0: no intervals.", 0)
+OUTPUT = _FLAG("output", None, "Directory of the report; reports/DATASET-SPLIT by default.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    if not any(flag.value for flag in (WORKDIR, SAVED_MODEL, SUBMISSION, EMBEDDINGS, BACKBONE)):
+        raise UserError(
+            "nothing to evaluate: give --workdir, --saved_model, --submission, --embeddings or "
+            "--backbone"
+        )
+    from universal_embedding.retrieval import assessment, report, sources
+
+    options = assessment.Options(PROTOCOLS.value, METRICS.value, RESAMPLES.value)
+    pairs = sources.open_pairs(DATA_DIR.value, DATASET.value, SPLIT.value, DOMAINS.value)
+    assessed = [assessment.assess(source, pairs, options) for source in _sources()]
+    numbers = {"dataset": DATASET.value, "split": SPLIT.value}
+    numbers |= assessment.numbers(assessed, options)
+    print(report.text(numbers))
+    for path in report.write(numbers, OUTPUT.value or f"reports/{DATASET.value}-{SPLIT.value}"):
+        print(f"wrote {path}")
+
+
+def _sources() -> list:
+    from universal_embedding.retrieval import sources
+
+    batch = BATCH_SIZE.value
+    found = []
+    for path in WORKDIR.value:
+        from universal_embedding.training.checkpoints import load_embedder
+
+        found.append(sources.of_embedder(path, load_embedder(path, CHECKPOINT.value), batch))
+    for path in [*SAVED_MODEL.value, *SUBMISSION.value]:
+        import universal_embedding
+
+        found.append(sources.of_files(path, universal_embedding.load(path), batch))
+    found += [sources.of_table(path) for path in EMBEDDINGS.value]
+    for spec in BACKBONE.value:
+        found.append(sources.of_backbone(spec, IMAGE_SIZE.value, ASPECT.value, batch))
+    return sources.named_apart(found)
+
+
+if __name__ == "__main__":
+    command.run(main)
