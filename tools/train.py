@@ -4,49 +4,62 @@ The same command goes on with a run that was stopped. Fields of the config are s
 line, as in --config.data.batch_size=64 or --config.stages[0].steps=100.
 """
 
-import sys
 from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
-from universal_embedding.datasets.location import default_data_dir
 
 from universal_embedding import command
+from universal_embedding.datasets.location import default_data_dir
 from universal_embedding.errors import UserError
 
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config file, `configs/NAME.py[:ARGUMENT]`."
-)
+CONFIG = config_flags.DEFINE_config_file("config", None, "Config file, `NAME.py[:ARGUMENT]`.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, config, metrics.")
 DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Folder of the prepared data sets.")
 STRATEGY = flags.DEFINE_enum(
     "strategy", "one_device", ["one_device", "mirrored", "multi_worker"], "Where to compute."
 )
 TPU = flags.DEFINE_string("tpu", "", "`local`, or a TPU's name or address; instead of --strategy.")
-INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory whose embedder is started from.")
+INIT_FROM = flags.DEFINE_string("init_from", None, "Work directory whose embedder to start from.")
+DETERMINISTIC = flags.DEFINE_bool("deterministic", False, "Only ops that repeat bit for bit.")
 flags.mark_flags_as_required(["config", "workdir"])
 
 
 def main(_: list[str]) -> None:
-    try:
-        config = CONFIG.value
-        config.seed  # noqa: B018  a file that cannot be loaded shows itself at the first access
-    except OSError as error:
-        raise UserError(f"--config={flags.FLAGS['config'].value}: {error}") from error
+    config = _config()
+    workdir, data_dir = Path(WORKDIR.value), Path(DATA_DIR.value)
 
     from universal_embedding.training.strategy import make_strategy
 
     strategy = make_strategy("tpu" if TPU.value else STRATEGY.value, TPU.value)
+    if DETERMINISTIC.value:
+        import tensorflow as tf
 
-    from universal_embedding.retrieval.training_run import train
+        tf.config.experimental.enable_op_determinism()
 
+    from universal_embedding.datasets.records import open_records
+    from universal_embedding.retrieval.sources import open_pairs
+    from universal_embedding.retrieval.validation import Validation
+    from universal_embedding.training.run import Run
+    from universal_embedding.training.trainer import Trainer
+    from universal_embedding.training.work_directory import write_run
+
+    pairs = open_pairs(str(data_dir), config.data.dataset, "val", config.data.domains)
+    records = {key: open_records(data_dir, config.data.dataset, key, "train") for key in pairs}
+    run = Run(config, records, workdir, strategy)
+    write_run(workdir, config, run.facts() | {"data_dir": str(data_dir.resolve())})
     init_from = Path(INIT_FROM.value) if INIT_FROM.value else None
-    finished = train(config, Path(DATA_DIR.value), Path(WORKDIR.value), strategy, init_from)
-    if not finished:
-        sys.exit(0)
-    print(
-        f"the run is in {WORKDIR.value}; score it with tools/evaluate.py --workdir={WORKDIR.value}"
-    )
+    if Trainer(run, Validation(pairs), init_from).run():
+        print(f"trained: {workdir}\nscore it with tools/evaluate.py --workdir={workdir}")
+
+
+def _config() -> object:
+    config = CONFIG.value
+    try:
+        config.lock()
+    except OSError as error:  # raised at the first use of a file that could not be loaded
+        raise UserError(f"--config={flags.FLAGS['config'].value}: {error}") from error
+    return config
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from universal_embedding.input.pipeline import evaluation_batches
 
 
 def embed_records(
-    embed: Callable[[tf.Tensor], tf.Tensor],
+    embed: Callable[[tf.Tensor], np.ndarray | tf.Tensor],
     records: Records,
     image_size: int,
     aspect: str = "squash",
@@ -29,12 +29,13 @@ def embed_records(
     Returns:
         `[N, D]` float32 in the order of the records.
     """
-    embed = tf.function(embed, reduce_retracing=True)
     embeddings = None
     batches = evaluation_batches(records, batch_size, image_size, aspect)
-    with tqdm(total=len(records), desc=_name(records), unit="picture", disable=None) as bar:
+    with tqdm(
+        total=len(records), desc=_name(records), unit="picture", disable=None, leave=False
+    ) as bar:
         for batch in batches:
-            rows = tf.cast(embed(batch["image"]), tf.float32).numpy()
+            rows = np.asarray(embed(batch["image"]), np.float32)
             numbers, mask = batch["number"].numpy(), batch["mask"].numpy()
             if embeddings is None:
                 embeddings = np.empty((len(records), rows.shape[1]), np.float32)
@@ -57,7 +58,9 @@ def embed_files(
         `[N, D]` float32 in the order of the records.
     """
     rows = []
-    with tqdm(total=len(records), desc=_name(records), unit="picture", disable=None) as bar:
+    with tqdm(
+        total=len(records), desc=_name(records), unit="picture", disable=None, leave=False
+    ) as bar:
         for start in range(0, len(records), batch_size):
             numbers = range(start, min(start + batch_size, len(records)))
             rows.append(np.asarray(embed(records.read(numbers)), np.float32))

@@ -61,14 +61,23 @@ def open_pairs(
     return {key: Pair(*query_and_index(data_dir, dataset, key, split)) for key in keys}
 
 
-def of_embedder(name: str, embedder: "Embedder", batch_size: int) -> Source:  # noqa: F821
-    """A `models.embedder.Embedder`."""
+def of_embedder(
+    name: str,
+    embedder: "Embedder",  # noqa: F821
+    batch_size: int,
+    strategy: "tf.distribute.Strategy | None" = None,  # noqa: F821
+) -> Source:
+    """A `models.embedder.Embedder`, on all replicas of a strategy."""
+    import tensorflow as tf
+
     from universal_embedding.retrieval.embedding import embed_records
+    from universal_embedding.training.embed import on_replicas
+
+    strategy = strategy or tf.distribute.get_strategy()
+    call = on_replicas(embedder, strategy)  # compiled once, for all domains
 
     def embed(records: Records) -> np.ndarray:
-        size, aspect = embedder.image_size, embedder.aspect
-        call = functools.partial(embedder, training=False)
-        return embed_records(call, records, size, aspect, batch_size)
+        return embed_records(call, records, embedder.image_size, embedder.aspect, batch_size)
 
     return Source(name, embed)
 

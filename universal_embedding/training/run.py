@@ -94,6 +94,20 @@ class Run:
             "loss_scale": self.loss_scale.variables if self.loss_scale else [],
         }
 
+    def facts(self) -> dict[str, object]:
+        """What `config.json` says of the data: pictures, classes and weight of each domain."""
+        shares = make_draws(self.config, self.records).weights
+        return {
+            "domains": {
+                domain: {
+                    "pictures": len(of),
+                    "classes": len(np.unique(of.labels.values)),
+                    "weight": shares[domain],
+                }
+                for domain, of in self.records.items()
+            }
+        }
+
     def averaged(self) -> contextlib.AbstractContextManager:
         """Within it the embedder has its averaged weights, if the run keeps an average."""
         return self.average.applied() if self.average else contextlib.nullcontext()

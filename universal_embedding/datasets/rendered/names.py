@@ -2,8 +2,55 @@
 
 import numpy as np
 
-STARTS = "al be ca do el fi ga ho in jo ka lu mo ne or pa qui ro sa ti ul va wi yo za".split()
-ENDS = "ba co da fe go la lo ma mi na no ra ri sa so ta to va ve zo".split()
+STARTS = [
+    "al",
+    "be",
+    "ca",
+    "do",
+    "el",
+    "fi",
+    "ga",
+    "ho",
+    "in",
+    "jo",
+    "ka",
+    "lu",
+    "mo",
+    "ne",
+    "or",
+    "pa",
+    "qui",
+    "ro",
+    "sa",
+    "ti",
+    "ul",
+    "va",
+    "wi",
+    "yo",
+    "za",
+]
+ENDS = [
+    "ba",
+    "co",
+    "da",
+    "fe",
+    "go",
+    "la",
+    "lo",
+    "ma",
+    "mi",
+    "na",
+    "no",
+    "ra",
+    "ri",
+    "sa",
+    "so",
+    "ta",
+    "to",
+    "va",
+    "ve",
+    "zo",
+]
 TAILS = ["", "", "n", "r", "s", "l", "ne", "ra", "lis"]
 
 
