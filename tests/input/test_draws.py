@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from fake_records import FakeRecords
+from support.fake_records import FakeRecords
 
 from universal_embedding.errors import UserError
 from universal_embedding.input.draws import CYCLE, Draws

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from fake_records import FakeRecords, domains, encoded
+from support.fake_records import FakeRecords, domains, encoded
 
 from universal_embedding.errors import UserError
 from universal_embedding.input.decoding import decode

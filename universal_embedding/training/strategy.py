@@ -23,10 +23,7 @@ def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Stra
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "mirrored":
-        kind = "GPU" if tf.config.list_logical_devices("GPU") else "CPU"
-        return tf.distribute.MirroredStrategy(
-            [device.name for device in tf.config.list_logical_devices(kind)]
-        )
+        return mirrored()
     if name == "multi_worker":
         if "TF_CONFIG" not in os.environ:
             raise UserError(
@@ -46,6 +43,15 @@ def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Stra
             ) from error
         return tf.distribute.TPUStrategy(resolver)
     raise UserError(f"--strategy is {name!r}; it must be one of {', '.join(NAMES)}")
+
+
+def mirrored(replicas: int | None = None) -> tf.distribute.MirroredStrategy:
+    """A strategy over the first `replicas` GPUs of this host, or logical CPUs if it has no GPU."""
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = [device.name for device in gpus or tf.config.list_logical_devices("CPU")]
+    # TensorFlow's collectives on CPUs mix up strategies that are made in one process.
+    reduction = None if gpus else tf.distribute.ReductionToOneDevice()
+    return tf.distribute.MirroredStrategy(devices[:replicas], cross_device_ops=reduction)
 
 
 def hosts(strategy: tf.distribute.Strategy) -> tuple[int, int]:
