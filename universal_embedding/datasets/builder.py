@@ -1,0 +1,113 @@
+"""The TFDS builder that every data set of the package shares."""
+
+import abc
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from universal_embedding.datasets import generation, sidecars
+from universal_embedding.datasets.collection import Collection
+from universal_embedding.datasets.shards import features
+
+OPTIONS = "options.json"
+
+
+class PictureBuilder(tfds.core.FileReaderBuilder, skip_registration=True):
+    """Writes a `Collection` as ArrayRecord files: record n of a split is its n-th entry.
+
+    Shards are written each by one worker that holds one picture at a time: in this process, or in
+    those of a Beam pipeline if the `tfds.download.DownloadConfig` names a `beam_runner`. Nothing
+    stands under the version's name before everything is written and counted.
+
+    Attributes:
+        skip_broken: Leave out pictures that cannot be decoded; else the first one is an error.
+        progress: Show a progress bar.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[Mapping[str, str]] = {"1.0.0": "First."}
+
+    def __init__(self, *, skip_broken: bool = False, progress: bool = False, **kwargs: Any):
+        self.skip_broken = skip_broken
+        self.progress = progress
+        super().__init__(file_format="array_record", **kwargs)
+
+    @abc.abstractmethod
+    def collect(self, dl_manager: tfds.download.DownloadManager) -> Collection:
+        """Finds the pictures of this builder's config."""
+
+    def check(self, counts: Mapping[str, int], classes: Mapping[str, int]) -> None:
+        """Compares pictures and classes of each split with what was published."""
+
+    def describe(self) -> dict[str, Any]:
+        """What `tfds.core.DatasetInfo` is to say of this data set."""
+        return {}
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self, features=features(), disable_shuffling=True, **self.describe()
+        )
+
+    def _download_and_prepare(
+        self,
+        dl_manager: tfds.download.DownloadManager,
+        download_config: tfds.download.DownloadConfig,
+    ) -> None:
+        collection = self.collect(dl_manager)
+        folder = Path(self.data_dir)
+        written = generation.generate(
+            collection,
+            folder,
+            self._record_file,
+            self.skip_broken,
+            self.progress,
+            download_config.beam_runner,
+            download_config.beam_options,
+        )
+        self.check(
+            {name: len(split.entries) for name, split in written.items()},
+            {name: len(np.unique(split.entries.labels.values)) for name, split in written.items()},
+        )
+        for name, split in written.items():
+            sidecars.write(folder, name, split.entries.labels, split.entries.paths)
+        sidecars.write_class_names(folder, collection.class_names)
+        (folder / OPTIONS).write_text(json.dumps(dict(collection.options)))
+        self.info.set_splits(
+            tfds.core.SplitDict(
+                tfds.core.SplitInfo(
+                    name=name,
+                    shard_lengths=split.shard_lengths,
+                    num_bytes=split.bytes,
+                    filename_template=self._get_filename_template(split_name=name),
+                )
+                for name, split in written.items()
+            )
+        )
+
+    def _record_file(self, split: str, shard: int, shards: int) -> str:
+        template = self._get_filename_template(split_name=split)
+        return template.sharded_filepath(shard_index=shard, num_shards=shards).name
+
+    def _as_dataset(
+        self,
+        split: Any,
+        decoders: Any = None,
+        read_config: Any = None,
+        shuffle_files: bool = False,
+    ) -> tf.data.Dataset:
+        # TFDS itself gives no tf.data over ArrayRecord, so that `tfds.load` would refuse.
+        records = self.as_data_source(split, deserialize_method="raw_bytes")
+
+        def read(numbers: np.ndarray) -> np.ndarray:
+            return np.array(records.__getitems__(numbers.tolist()), object)
+
+        numbers = tf.data.Dataset.range(len(records)).batch(64)
+        encoded = numbers.map(lambda batch: tf.numpy_function(read, [batch], tf.string)).unbatch()
+        return encoded.map(
+            lambda record: features().deserialize_example(tf.ensure_shape(record, []), decoders=decoders)
+        )

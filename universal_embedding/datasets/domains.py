@@ -1,0 +1,161 @@
+"""The registry of UnED's eight domains: every published number of them stands here, once.
+
+Counts: arXiv 2309.01858 and the authors' code (github nikosips/Universal-Image-Embeddings).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+UNED_CITATION = (
+    "N.-A. Ypsilantis et al. Towards Universal Image Embeddings: A Large-Scale Dataset and "
+    "Challenge for Generic Image Representations. ICCV 2023. arXiv 2309.01858."
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download, as its publisher describes it."""
+
+    url: str
+    size: int
+    sha256: str
+
+
+INFO_FILES = Archive(
+    url="https://cmp.felk.cvut.cz/univ_emb/info_files.zip",
+    size=54_916_776,
+    sha256="6d3661d53e9a93e0492eefb6850cf97f5cd70f293bd76e59c014f610ff72c021",
+)
+
+
+@dataclass(frozen=True)
+class Domain:
+    """One domain of a data set: what it holds and where its pictures come from.
+
+    Attributes:
+        key: The domain's name in configs, folders and reports.
+        source: The data set that the pictures come from.
+        folders: Picture folders, relative to `images/`.
+        pictures: Published number of pictures of each split.
+        classes: Published number of classes, of the splits where it is known.
+        citation: How the source wants to be cited.
+        terms: Licence or terms of use, as the source states them.
+        address: Where the pictures are to be had, and how big they are where that is known.
+    """
+
+    key: str
+    source: str
+    folders: tuple[str, ...]
+    pictures: Mapping[str, int]
+    classes: Mapping[str, int] = field(default_factory=dict)
+    citation: str = ""
+    terms: str = ""
+    address: str = ""
+
+    @property
+    def own_index(self) -> bool:
+        """Whether the test index is a set of its own; else the queries search each other."""
+        return "index" in self.pictures
+
+    @property
+    def instructions(self) -> str:
+        """How to get the pictures into the manual folder."""
+        folders = ", ".join(f"images/{folder}" for folder in self.folders)
+        return f"{self.source}: get the pictures from {self.address} ({self.terms}); unpack to {folders}"
+
+
+CARS = Domain(
+    key="cars",
+    source="Stanford Cars-196",
+    folders=("cars/car_ims",),
+    pictures={"train": 6_346, "val": 1_708, "test": 8_131},
+    classes={"train": 78},
+    citation="J. Krause et al. 3D Object Representations for Fine-Grained Categorization. 2013.",
+    terms="terms of the data set's page",
+    address="http://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+)
+SOP = Domain(
+    key="sop",
+    source="Stanford Online Products",
+    folders=("sop",),
+    pictures={"train": 48_942, "val": 10_609, "test": 60_502},
+    classes={"train": 9_054},
+    citation="H. O. Song et al. Deep Metric Learning via Lifted Structured Feature Embedding. "
+    "CVPR 2016.",
+    terms="terms of the data set's page",
+    address="https://cvgl.stanford.edu/projects/lifted_struct/",
+)
+INSHOP = Domain(
+    key="inshop",
+    source="DeepFashion In-Shop",
+    folders=("deepfashion/inshop/img",),
+    pictures={"train": 20_897, "val": 4_982, "test": 14_218, "index": 12_612},
+    classes={"train": 3_198},
+    citation="Z. Liu et al. DeepFashion: Powering Robust Clothes Recognition and Retrieval. "
+    "CVPR 2016.",
+    terms="non-commercial research, after signing the agreement",
+    address="http://mmlab.ie.cuhk.edu.hk/projects/DeepFashion/InShopRetrieval.html",
+)
+INAT = Domain(
+    key="inat",
+    source="iNaturalist 2018",
+    folders=("inat/iNaturalist/train_val2018",),
+    pictures={"train": 273_929, "val": 51_917, "test": 136_093},
+    classes={"train": 4_552},
+    citation="G. Van Horn et al. The iNaturalist Species Classification and Detection Dataset. "
+    "CVPR 2018.",
+    terms="non-commercial research and education",
+    address="https://github.com/visipedia/inat_comp/tree/master/2018",
+)
+MET = Domain(
+    key="met",
+    source="The Met",
+    folders=("met/MET", "met/test_met", "met/test_noart", "met/test_other"),
+    pictures={"train": 397_121, "val": 129, "test": 1_003, "index": 397_121, "small_index": 38_307},
+    classes={"train": 224_408},
+    citation="N.-A. Ypsilantis et al. The Met Dataset: Instance-level Recognition for Artworks. "
+    "NeurIPS Datasets and Benchmarks 2021.",
+    terms="terms of the data set's page",
+    address="http://cmp.felk.cvut.cz/met/",
+)
+GLDV2 = Domain(
+    key="gldv2",
+    source="Google Landmarks v2",
+    folders=("gldv2/images/train", "gldv2/images/test", "gldv2/images/index"),
+    pictures={"train": 1_422_914, "val": 157_556, "test": 1_129, "index": 761_757},
+    classes={"train": 73_182},
+    citation="T. Weyand et al. Google Landmarks Dataset v2. CVPR 2020. arXiv 2004.01804.",
+    terms="a licence for each picture, listed with the data set",
+    address="https://github.com/cvdfoundation/google-landmark",
+)
+FOOD2K = Domain(
+    key="food2k",
+    source="Food2K",
+    folders=("food2k/Food2k_complete",),
+    pictures={"train": 472_349, "val": 49_323, "test": 9_979},
+    classes={"train": 900},
+    citation="W. Min et al. Large Scale Visual Food Recognition. TPAMI 2023. arXiv 2103.16107.",
+    terms="terms of the data set's page",
+    address="http://123.57.42.89/FoodProject.html",
+)
+RP2K = Domain(
+    key="rp2k",
+    source="RP2K",
+    folders=("rp2k/all/train", "rp2k/all/test"),
+    pictures={"train": 188_724, "val": 17_185, "test": 10_931},
+    classes={"train": 1_074},
+    citation="J. Peng et al. RP2K: A Large-Scale Retail Product Dataset for Fine-Grained Image "
+    "Classification. 2020. arXiv 2006.12634.",
+    terms="terms of the data set's page",
+    address="https://www.pinlandata.com/rp2k_dataset/",
+)
+
+UNED: Mapping[str, Domain] = {
+    domain.key: domain for domain in (CARS, SOP, INSHOP, INAT, MET, GLDV2, FOOD2K, RP2K)
+}
+
+
+def in_order(keys: Iterable[str]) -> list[str]:
+    """UnED's domains in UnED's order, then all others by name."""
+    published = list(UNED)
+    return sorted(keys, key=lambda key: (published.index(key) if key in UNED else len(UNED), key))
