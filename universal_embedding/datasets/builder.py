@@ -3,12 +3,14 @@
 import abc
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import dataset_builder
 
 from universal_embedding.datasets import generation, sidecars
 from universal_embedding.datasets.collection import Collection
@@ -17,7 +19,7 @@ from universal_embedding.datasets.shards import features
 OPTIONS = "options.json"
 
 
-class PictureBuilder(tfds.core.FileReaderBuilder, skip_registration=True):
+class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     """Writes a `Collection` as ArrayRecord files: record n of a split is its n-th entry.
 
     Shards are written each by one worker that holds one picture at a time: in this process, or in
@@ -31,8 +33,11 @@ class PictureBuilder(tfds.core.FileReaderBuilder, skip_registration=True):
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES: ClassVar[Mapping[str, str]] = {"1.0.0": "First."}
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put images/ and info_files/ into the manual folder."
+    # What may be downloaded, by address. TFDS would look for a file of it beside the code.
+    url_infos: ClassVar[Mapping[str, tfds.download.checksums.UrlInfo]] = {}
 
-    def __init__(self, *, skip_broken: bool = False, progress: bool = False, **kwargs: Any):
+    def __init__(self, *, skip_broken: bool = False, progress: bool = False, **kwargs: Any) -> None:
         self.skip_broken = skip_broken
         self.progress = progress
         super().__init__(file_format="array_record", **kwargs)
@@ -108,6 +113,5 @@ class PictureBuilder(tfds.core.FileReaderBuilder, skip_registration=True):
 
         numbers = tf.data.Dataset.range(len(records)).batch(64)
         encoded = numbers.map(lambda batch: tf.numpy_function(read, [batch], tf.string)).unbatch()
-        return encoded.map(
-            lambda record: features().deserialize_example(tf.ensure_shape(record, []), decoders=decoders)
-        )
+        encoded = encoded.map(lambda record: tf.ensure_shape(record, []))
+        return encoded.map(partial(features().deserialize_example, decoders=decoders))

@@ -33,7 +33,7 @@ class Collection:
         splits: Entries by split name, none of them empty.
         class_names: Names by class id, where they are known.
         origin: What the entries were read from, for error messages.
-        options: What the entries depend on besides the files (seed, sizes); kept beside the records.
+        options: What else the entries depend on (seed, sizes); kept beside the records.
     """
 
     root: Path
@@ -42,10 +42,12 @@ class Collection:
     origin: str = ""
     options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for split, entries in self.splits.items():
             if not len(entries):
-                raise UserError(f"split {split!r} of {self.origin} is empty: every split needs pictures")
+                raise UserError(
+                    f"split {split!r} of {self.origin} is empty: every split needs pictures"
+                )
             seen: set[str] = set()
             for path in entries.paths:
                 if path in seen:

@@ -61,7 +61,10 @@ class Domain:
     def instructions(self) -> str:
         """How to get the pictures into the manual folder."""
         folders = ", ".join(f"images/{folder}" for folder in self.folders)
-        return f"{self.source}: get the pictures from {self.address} ({self.terms}); unpack to {folders}"
+        return (
+            f"{self.source}: get the pictures from {self.address} ({self.terms}) "
+            f"and unpack them to {folders}"
+        )
 
 
 CARS = Domain(

@@ -44,7 +44,7 @@ def generate(
     beam_runner: Any = None,
     beam_options: Any = None,
 ) -> dict[str, Written]:
-    """Writes every split's records into `folder`, and the list of skipped pictures if there are any.
+    """Writes every split's records into `folder`, and the list of skipped pictures, if any.
 
     Args:
         collection: What to write.
@@ -130,3 +130,12 @@ def _written(
     )
     lengths = [outcome.pictures for _, outcome in mine]
     return Written(left, lengths, sum(outcome.bytes for _, outcome in mine))
+
+
+def read_skipped(folder: Path) -> list[tuple[str, str, str]]:
+    """Split, path and reason of each picture that was left out of a prepared folder."""
+    file = folder / SKIPPED
+    if not file.is_file():
+        return []
+    lines = file.read_text("utf-8").splitlines()
+    return [(split, path, reason) for split, path, reason in (line.split("\t") for line in lines)]

@@ -50,7 +50,9 @@ def read_entries(file: Path) -> Entries:
     if not isinstance(rows, list):
         raise UserError(f"{file} holds a {type(rows).__name__}, not a list of pictures")
     if not rows:
-        raise UserError(f"{file} is empty: a split needs at least one picture; else delete the file")
+        raise UserError(
+            f"{file} is empty: a split needs at least one picture; else delete the file"
+        )
     paths, labels = [], []
     for number, row in enumerate(rows):
         path, label = _entry(row, f"entry {number} of {file}")
@@ -67,7 +69,9 @@ def _entry(row: Any, where: str) -> tuple[str, int | list[int]]:
         raise UserError(f"{where} has the path {path!r}: expected a path inside the picture folder")
     ids = label if isinstance(label, list) else [label]
     if not ids or not all(type(value) is int for value in ids):
-        raise UserError(f"{where} has the class_id {label!r}: expected an integer or a list of them")
+        raise UserError(
+            f"{where} has the class_id {label!r}: expected an integer or a list of them"
+        )
     return path, label
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from universal_embedding.datasets import domains, sidecars
 from universal_embedding.datasets.labels import Labels
@@ -25,7 +26,7 @@ class Records:
         image_ids: `[N]` object array of str, paths relative to the picture folder.
     """
 
-    def __init__(self, folder: str | os.PathLike, domain: str, split: str):
+    def __init__(self, folder: str | os.PathLike, domain: str, split: str) -> None:
         """Opens `split` of the prepared folder `<data_dir>/<dataset>/<domain>/<version>`."""
         self.folder = Path(folder)
         self.domain = domain
@@ -58,15 +59,23 @@ class Records:
         return Records, (self.folder, self.domain, self.split)
 
 
-def _source(folder: Path, split: str, *features: str) -> Sequence:
-    builder = tfds.builder_from_directory(folder)
-    wanted = dict.fromkeys(features or ("image",), True)
-    decoders = {"image": tfds.decode.SkipDecoding()} if "image" in wanted else None
-    return builder.as_data_source(split, decoders=tfds.decode.PartialDecoding(wanted, decoders))
+def _source(folder: Path, split: str) -> Sequence:
+    decoders = {"image": tfds.decode.SkipDecoding()}
+    return open_builder(folder).as_data_source(split, decoders=decoders)
+
+
+def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
+    """The TFDS builder of a prepared folder."""
+    level = logging.get_verbosity()
+    logging.set_verbosity(logging.WARNING)  # TFDS logs a line for each folder
+    try:
+        return tfds.builder_from_directory(folder)
+    finally:
+        logging.set_verbosity(level)
 
 
 def _build_sidecar(folder: Path, split: str) -> None:
-    source = _source(folder, split, "label", "image_id")
+    source = _source(folder, split)
     rows = [source[number] for number in range(len(source))]
     ids = [row["image_id"].decode("utf-8") for row in rows]
     sidecars.write(folder, split, Labels.of([row["label"] for row in rows]), ids)
@@ -77,7 +86,10 @@ def prepared_folder(data_dir: str | os.PathLike, dataset: str, domain: str) -> P
     versions = _versions(Path(data_dir) / dataset / domain)
     if not versions:
         there = ", ".join(prepared_domains(data_dir, dataset))
-        raise UserError(f"domain {domain!r} is not prepared in {Path(data_dir) / dataset} ({there} are)")
+        raise UserError(
+            f"domain {domain!r} is not prepared in {Path(data_dir) / dataset}, only {there}: "
+            f"run tools/prepare.py --dataset={dataset} --domains={domain} --data_dir={data_dir}"
+        )
     return versions[-1]
 
 
@@ -103,7 +115,7 @@ def prepared_domains(data_dir: str | os.PathLike, dataset: str) -> list[str]:
 
 def splits(data_dir: str | os.PathLike, dataset: str, domain: str) -> list[str]:
     """The names of the domain's prepared splits."""
-    return list(tfds.builder_from_directory(prepared_folder(data_dir, dataset, domain)).info.splits)
+    return list(open_builder(prepared_folder(data_dir, dataset, domain)).info.splits)
 
 
 def has_split(data_dir: str | os.PathLike, dataset: str, domain: str, split: str) -> bool:
@@ -115,7 +127,9 @@ def open_records(data_dir: str | os.PathLike, dataset: str, domain: str, split: 
     """Opens one split of a prepared domain."""
     there = splits(data_dir, dataset, domain)
     if split not in there:
-        raise UserError(f"{dataset}/{domain} in {data_dir} has no split {split!r}, only {', '.join(there)}")
+        raise UserError(
+            f"{dataset}/{domain} in {data_dir} has no split {split!r}, only {', '.join(there)}"
+        )
     return Records(prepared_folder(data_dir, dataset, domain), domain, split)
 
 

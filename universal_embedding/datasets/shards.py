@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def plan(entries: Entries) -> list[range]:
     """Cuts a split into equal shards of at most `PICTURES_PER_SHARD` pictures."""
     shards = -(-len(entries) // PICTURES_PER_SHARD)
     bounds = [len(entries) * i // shards for i in range(shards + 1)]
-    return [range(a, b) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [range(a, b) for a, b in pairwise(bounds)]
 
 
 def write_manifest(file: str, entries: Entries, part: range) -> None:

@@ -1,7 +1,8 @@
-"""What is kept beside the records of a split, so that labels and ids need no reading of pictures."""
+"""Labels and ids of a split, kept beside its records: knowing them needs no pictures read."""
 
 import json
 from collections.abc import Iterable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def read_image_ids(folder: Path, split: str) -> np.ndarray:
     with np.load(_file(folder, split)) as arrays:
         names, ends = arrays["names"].tobytes(), arrays["ends"]
     ids = np.empty(len(ends) - 1, object)
-    ids[:] = [names[a:b].decode("utf-8") for a, b in zip(ends, ends[1:], strict=False)]
+    ids[:] = [names[a:b].decode("utf-8") for a, b in pairwise(ends)]
     return ids
 
 

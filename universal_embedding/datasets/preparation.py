@@ -1,0 +1,77 @@
+"""Preparing the domains of a data set, one after the other."""
+
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from universal_embedding.datasets import generation, records
+from universal_embedding.datasets.builder import PictureBuilder
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prepared split, as the summary shows it."""
+
+    domain: str
+    split: str
+    pictures: int
+    classes: int
+    bytes: int
+    skipped: int
+
+
+def prepare(
+    builder: PictureBuilder,
+    manual_dir: Path,
+    beam_runner: Any = None,
+    beam_options: Any = None,
+) -> bool:
+    """Prepares one domain; returns False if that was done before."""
+    final = Path(builder.data_dir)
+    if final.is_dir():
+        return False
+    for unfinished in final.parent.glob(f"incomplete.*{final.name}"):  # of a killed preparation
+        shutil.rmtree(unfinished)
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=manual_dir, beam_runner=beam_runner, beam_options=beam_options
+        )
+    )
+    return True
+
+
+def summary(data_dir: Path, dataset: str, keys: Iterable[str]) -> list[Row]:
+    """Pictures, classes, bytes and skipped pictures of each prepared split."""
+    rows = []
+    for domain in keys:
+        folder = records.prepared_folder(data_dir, dataset, domain)
+        skipped = generation.read_skipped(folder)
+        for split, info in records.open_builder(folder).info.splits.items():
+            opened = records.Records(folder, domain, split)
+            rows.append(
+                Row(
+                    domain,
+                    split,
+                    len(opened),
+                    len(np.unique(opened.labels.values)),
+                    info.num_bytes,
+                    sum(name == split for name, _, _ in skipped),
+                )
+            )
+    return rows
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The summary as text."""
+    lines = [f"{'domain':<16}{'split':<12}{'pictures':>11}{'classes':>10}{'MB':>11}{'skipped':>9}"]
+    for row in rows:
+        lines.append(
+            f"{row.domain:<16}{row.split:<12}{row.pictures:>11,}{row.classes:>10,}"
+            f"{row.bytes / 1e6:>11,.1f}{row.skipped:>9,}"
+        )
+    return "\n".join(lines)
