@@ -6,9 +6,7 @@ goes over them again and recomputes each chunk's logits.
 
 import tensorflow as tf
 
-from universal_embedding.models.heads.softmax import NEVER, class_logits
-
-DEFAULT_CHUNK_SIZE = 4096
+from universal_embedding.models.heads.softmax import NEVER, Split, class_logits
 
 
 def chunked_split(
@@ -17,78 +15,76 @@ def chunked_split(
     labels: tf.Tensor,
     centers: int = 1,
     bias: tf.Tensor | None = None,
-    chunk_size: int = DEFAULT_CHUNK_SIZE,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """`softmax.plain_split` over `chunk_size` classes at a time; its arguments and results."""
-    classes = weights.shape[0] // centers
-    if bias is None:
-        bias = tf.zeros([classes])
+    chunk_size: int = 8192,
+) -> Split:
+    """`softmax.plain_split`, its arguments and results, over `chunk_size` classes at a time."""
+    classes, dimension = weights.shape[0] // centers, weights.shape[1]
     chunk_size = min(chunk_size, classes)
-    whole = classes // chunk_size
+    whole, rest = divmod(classes, chunk_size)
 
-    def chunk(first: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = tf.slice(weights, (first * centers, 0), (size * centers, weights.shape[1]))
-        return rows, tf.slice(bias, (first,), (size,))
+    def chunk(weights: tf.Tensor, first: tf.Tensor, size: int) -> tuple:
+        """The chunk's rows, which of `[B, size]` are targets, and its bias."""
+        rows = tf.slice(weights, (first * centers, 0), (size * centers, dimension))
+        is_target = tf.range(size)[None] == (labels - first)[:, None]
+        return rows, is_target, None if bias is None else tf.slice(bias, (first,), (size,))
 
     @tf.custom_gradient
     def split(queries: tf.Tensor, weights: tf.Tensor) -> tuple:
-        def forward(first, size, target, top, total):
-            rows, chunk_bias = chunk(first, size)
+        def forward(first: tf.Tensor, size: int, target: tf.Tensor, *sums: tf.Tensor) -> tuple:
+            rows, is_target, bias = chunk(weights, first, size)
             logits = class_logits(queries, rows, centers)
-            is_target = tf.range(size)[None] == labels[:, None] - first
             target += tf.reduce_sum(tf.where(is_target, logits, 0.0), axis=1)
-            logits = tf.where(is_target, NEVER, logits + chunk_bias)
+            logits = tf.where(is_target, NEVER, logits if bias is None else logits + bias)
+            top, total = sums
             new_top = tf.maximum(top, tf.reduce_max(logits, axis=1))
             total *= tf.exp(top - new_top)
             total += tf.reduce_sum(tf.exp(logits - new_top[:, None]), axis=1)
             return target, new_top, total
 
         zeros = tf.zeros_like(queries[:, 0])
-        state = (zeros, zeros + NEVER, zeros)
         _, *state = tf.while_loop(
             lambda i, *_: i < whole,
             lambda i, *state: (i + 1, *forward(i * chunk_size, chunk_size, *state)),
-            (0, *state),
+            (0, zeros, zeros + NEVER, zeros),
             parallel_iterations=1,
         )
-        rest = classes - whole * chunk_size
         if rest:
             state = forward(tf.constant(whole * chunk_size), rest, *state)
         target, top, total = state
         others = top + tf.math.log(total)
 
-        def gradient(d_target: tf.Tensor, d_others: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            def backward(first, size):
-                rows, chunk_bias = chunk(first, size)
-                with tf.GradientTape() as tape:
-                    tape.watch((queries, rows))
-                    logits = class_logits(queries, rows, centers)
-                is_target = tf.range(size)[None] == labels[:, None] - first
-                share = tf.exp(logits + chunk_bias - others[:, None]) * d_others[:, None]
-                d_logits = tf.where(is_target, d_target[:, None], share)
-                return tape.gradient(logits, (queries, rows), d_logits)
+        def backward(first: tf.Tensor, size: int, d_target: tf.Tensor, d_others: tf.Tensor) -> list:
+            rows, is_target, bias = chunk(weights, first, size)
+            with tf.GradientTape() as tape:
+                tape.watch((queries, rows))
+                logits = class_logits(queries, rows, centers)
+            exponents = logits - others[:, None]
+            exponents = exponents if bias is None else exponents + bias
+            d_logits = tf.exp(exponents) * d_others[:, None]
+            d_logits = tf.where(is_target, d_target[:, None], d_logits)
+            return tape.gradient(logits, (queries, rows), d_logits)
 
-            def step(i, d_queries, d_weights):
-                d_q, d_rows = backward(i * chunk_size, chunk_size)
-                return i + 1, d_queries + d_q, d_weights.write(i, d_rows)
+        def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            def step(i: tf.Tensor, d_queries: tf.Tensor, d_weights: tf.TensorArray) -> tuple:
+                d_chunk, d_rows = backward(i * chunk_size, chunk_size, *upstream)
+                return i + 1, d_queries + d_chunk, d_weights.write(i, d_rows)
 
-            width = weights.shape[1]
-            _, d_queries, d_weights = tf.while_loop(
+            shape = (chunk_size * centers, dimension)
+            pieces = tf.TensorArray(tf.float32, whole + (rest > 0), element_shape=shape)
+            _, d_queries, pieces = tf.while_loop(
                 lambda i, *_: i < whole,
                 step,
-                (
-                    0,
-                    tf.zeros_like(queries),
-                    tf.TensorArray(tf.float32, whole, element_shape=(chunk_size * centers, width)),
-                ),
+                (0, tf.zeros_like(queries), pieces),
                 parallel_iterations=1,
             )
-            d_weights = tf.reshape(d_weights.stack(), (whole * chunk_size * centers, width))
             if rest:
-                d_q, d_rows = backward(tf.constant(whole * chunk_size), rest)
-                d_queries += d_q
-                d_weights = tf.concat((d_weights, d_rows), axis=0)
-            return d_queries, d_weights
+                first = tf.constant(whole * chunk_size)
+                d_chunk, d_rows = backward(first, rest, *upstream)
+                d_queries += d_chunk
+                padding = ((0, (chunk_size - rest) * centers), (0, 0))
+                pieces = pieces.write(whole, tf.pad(d_rows, padding))
+            d_weights = tf.reshape(pieces.stack(), (-1, dimension))
+            return d_queries, d_weights[: classes * centers]
 
         return (target, others), gradient
 

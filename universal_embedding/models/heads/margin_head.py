@@ -7,12 +7,21 @@ import numpy as np
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
-from universal_embedding.models.heads.chunked import DEFAULT_CHUNK_SIZE, chunked_split
+from universal_embedding.models.heads.chunked import chunked_split
 from universal_embedding.models.heads.margins import MARGINS, apply_margin
-from universal_embedding.models.heads.softmax import plain_split, unit_rows
+from universal_embedding.models.heads.sampled import gather_classes, sample_classes
+from universal_embedding.models.heads.sharding import (
+    combine,
+    gather_batch,
+    local_classes,
+    make_sharded,
+    shard_size,
+)
+from universal_embedding.models.heads.softmax import Split, plain_split, unit_rows
 
-METHODS = ("auto", "plain", "chunked", "sampled")
+METHODS = ("auto", "plain", "chunked")
 PLAIN_LIMIT = 4_000_000  # batch x classes up to which the whole matrix is faster than chunks
+CHUNK_LOGITS = 2**20  # batch x classes of a chunk: 4 MB, fast and still small
 
 
 class MarginHead(keras.layers.Layer):
@@ -32,10 +41,18 @@ class MarginHead(keras.layers.Layer):
         scale: Multiplies the cosines.
         centers: Weights per class, of which the nearest counts (sub-centre ArcFace, ECCV 2020).
         joint: One softmax over all domains' classes instead of one per domain.
-        method: `plain` (the whole `[B, C]` matrix), `chunked` (never holds it), or `auto`: by size.
-        chunk_size: Classes per chunk.
+        method: `plain` (the whole `[B, C]` matrix), `chunked` (never holds it), or `auto`: plain up
+            to `PLAIN_LIMIT` numbers in that matrix.
+        chunk_size: Classes per chunk; None: so many that a chunk's logits have `CHUNK_LOGITS`.
+        samples: Classes drawn at each step besides the batch's own, for a softmax over more
+            classes than that; None: all classes count. See `sampled`.
+        sharded: Divides each variable's classes over the replicas of the strategy in whose scope
+            the head is made. See `sharding`.
         initializer: Of the weights. Only their direction counts, but their length sets how far a
             step turns them; by default rows have length 1 on average, whatever D and C.
+
+    Attributes:
+        class_weights: One variable if `joint`, otherwise one for each domain.
     """
 
     def __init__(
@@ -48,7 +65,9 @@ class MarginHead(keras.layers.Layer):
         centers: int = 1,
         joint: bool = False,
         method: str = "auto",
-        chunk_size: int = DEFAULT_CHUNK_SIZE,
+        chunk_size: int | None = None,
+        samples: int | None = None,
+        sharded: bool = False,
         initializer: keras.initializers.Initializer | None = None,
         name: str = "head",
     ) -> None:
@@ -56,27 +75,30 @@ class MarginHead(keras.layers.Layer):
         _require("margin_kind", margin_kind, MARGINS)
         _require("method", method, METHODS)
         self.classes = dict(classes)
-        self.dimension = dimension
         self.margin_kind = margin_kind
         self.scale = scale
         self.centers = centers
         self.joint = joint
         self.method = method
         self.chunk_size = chunk_size
-        sizes = list(self.classes.values())
-        self._offsets = np.cumsum([0, *sizes[:-1]], dtype=np.int32)
+        self.samples = samples
+        self.shards = tf.distribute.get_strategy().num_replicas_in_sync if sharded else 1
+        counts = list(self.classes.values())
+        self._offsets = np.cumsum([0, *counts[:-1]], dtype=np.int32)
         self._margins = _margins(margin, self.classes)
-        groups = {"joint": sum(sizes)} if joint else self.classes
+        self._groups = {"joint": sum(counts)} if joint else self.classes
         initializer = initializer or keras.initializers.RandomNormal(stddev=dimension**-0.5)
-        self.class_weights = [
-            self.add_weight(
-                shape=(count * centers, dimension),
-                initializer=initializer.clone(),
-                name=f"classes_{group}",
-            )
-            for group, count in groups.items()
-        ]
+        self.class_weights = []
+        for group, count in self._groups.items():
+            shape = (shard_size(count, self.shards) * centers, dimension)
+            make = make_sharded if self.shards > 1 else self._make_weight
+            self.class_weights.append(make(shape, initializer.clone(), f"classes_{group}"))
         self.built = True
+
+    def _make_weight(
+        self, shape: tuple[int, int], initializer: keras.initializers.Initializer, name: str
+    ) -> keras.Variable:
+        return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def call(
         self,
@@ -85,6 +107,7 @@ class MarginHead(keras.layers.Layer):
         domains: tf.Tensor,
         scale: tf.Tensor | None = None,
         margin_factor: tf.Tensor | float = 1.0,
+        seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """The loss of each picture.
 
@@ -94,15 +117,29 @@ class MarginHead(keras.layers.Layer):
             domains: `[B]` int32, positions in `classes`.
             scale: Instead of the head's own, where a schedule changes it.
             margin_factor: Multiplies the margins, where a schedule changes them.
+            seed: `[2]` int32 of the drawn classes, another at each step; with `samples` only.
 
         Returns:
             `[B]` float32.
+
+        Raises:
+            UserError: `samples` without a seed.
         """
+        if self.samples and seed is None:
+            raise UserError(
+                f"MarginHead with samples={self.samples} was called without a seed: give one made "
+                "of the run's seed and its step"
+            )
         scale = tf.cast(self.scale if scale is None else scale, tf.float32)
         queries = unit_rows(tf.cast(embeddings, tf.float32)) * scale
         labels, domains = tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
         ids = tf.gather(self._offsets, domains) + labels
-        target, others = self._split(queries, labels, domains, ids)
+        if self.shards > 1:
+            whole = gather_batch((queries, ids if self.joint else labels, domains))
+            split = combine(*self._split(*whole, seed), ids.shape[0])
+        else:
+            split = self._split(queries, ids if self.joint else labels, domains, seed)
+        target, others = split
         margin = self._margins if np.ndim(self._margins) == 0 else tf.gather(self._margins, ids)
         cosine = apply_margin(target / scale, margin * margin_factor, self.margin_kind)
         return tf.math.softplus(others - scale * cosine)
@@ -115,19 +152,17 @@ class MarginHead(keras.layers.Layer):
         return tf.reduce_any(numbers == tf.cast(domains, tf.int32)[None], axis=1)
 
     def _split(
-        self, queries: tf.Tensor, labels: tf.Tensor, domains: tf.Tensor, ids: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Target logit and the others' log-sum-exp, `[B]` each."""
-        if self.joint:
-            return self._split_group(queries, self.class_weights[0], ids)
+        self, queries: tf.Tensor, labels: tf.Tensor, domains: tf.Tensor, seed: tf.Tensor | None
+    ) -> Split:
+        """Target logit and the others' log-sum-exp, over this replica's classes."""
         if len(self.class_weights) == 1:
-            return self._split_group(queries, self.class_weights[0], labels)
+            return self._split_group(0, queries, labels, seed)
         target = others = tf.zeros_like(queries[:, 0])
-        for number, weights in enumerate(self.class_weights):
-            here = domains == number
+        for group in range(len(self.class_weights)):
+            here = domains == group
 
-            def split(here: tf.Tensor = here, weights: keras.Variable = weights) -> tuple:
-                return self._split_group(queries, weights, tf.where(here, labels, -1))
+            def split(group: int = group, here: tf.Tensor = here) -> Split:
+                return self._split_group(group, queries, tf.where(here, labels, -1), seed)
 
             nothing = tf.zeros_like(target)
             pair = tf.cond(tf.reduce_any(here), split, lambda n=nothing: (n, n))
@@ -135,17 +170,25 @@ class MarginHead(keras.layers.Layer):
         return target, others
 
     def _split_group(
-        self, queries: tf.Tensor, weights: keras.Variable, labels: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        weights = tf.convert_to_tensor(weights)
-        method = self.method
-        if method == "auto":
-            batch = queries.shape[0] or 128
-            plain = batch * weights.shape[0] <= PLAIN_LIMIT
-            method = "plain" if plain else "chunked"
-        if method == "plain":
-            return plain_split(queries, weights, labels, self.centers)
-        return chunked_split(queries, weights, labels, self.centers, chunk_size=self.chunk_size)
+        self, group: int, queries: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None
+    ) -> Split:
+        """The split over one variable's classes; labels -1 have their class elsewhere."""
+        weights = tf.convert_to_tensor(self.class_weights[group])
+        classes, bias = weights.shape[0] // self.centers, None
+        if self.shards > 1:
+            count = list(self._groups.values())[group]
+            labels, bias = local_classes(labels, count, self.shards)
+        if self.samples and self.samples < classes:
+            ids, weight, labels = sample_classes(labels, classes, self.samples, seed)
+            weights = gather_classes(weights, ids, self.centers)
+            bias = weight if bias is None else weight + tf.gather(bias, ids)
+            classes = ids.shape[0]
+        batch = queries.shape[0] or 128
+        small = batch * classes <= PLAIN_LIMIT
+        if self.method == "plain" or (self.method == "auto" and small):
+            return plain_split(queries, weights, labels, self.centers, bias)
+        chunk = self.chunk_size or max(256, CHUNK_LOGITS // batch)
+        return chunked_split(queries, weights, labels, self.centers, bias, chunk)
 
 
 def _require(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ Everything that grows with the number of classes is in `others`, and knows nothi
 import tensorflow as tf
 
 NEVER = -1e30  # a logit whose exponential is zero, and finite, so that no NaN can come of it
+Split = tuple[tf.Tensor, tf.Tensor]  # target `[B]`, others `[B]`
 
 
 def unit_rows(matrix: tf.Tensor) -> tf.Tensor:
@@ -32,7 +33,7 @@ def plain_split(
     labels: tf.Tensor,
     centers: int = 1,
     bias: tf.Tensor | None = None,
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> Split:
     """Target logit and log-sum-exp of the other classes, by the whole `[B, C]` matrix.
 
     Args:
