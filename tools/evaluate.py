@@ -6,6 +6,8 @@ Whom: --workdir, --saved_model, --submission, --embeddings or --backbone, each a
 like; the first is what the others are compared with.
 """
 
+from pathlib import Path
+
 from absl import flags
 
 from universal_embedding import command
@@ -38,6 +40,7 @@ METRICS = flags.DEFINE_list(
 )
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures embedded at once.", lower_bound=1)
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap samples; 0: no intervals.", 0)
+EXAMPLES = flags.DEFINE_integer("examples", 8, "Failures shown of each domain; 0: no pictures.", 0)
 OUTPUT = _FLAG("output", None, "Directory of the report; reports/DATASET-SPLIT by default.")
 
 
@@ -48,7 +51,7 @@ def main(argv: list[str]) -> None:
             "nothing to evaluate: give --workdir, --saved_model, --submission, --embeddings or "
             "--backbone"
         )
-    from universal_embedding.retrieval import assessment, report, sources
+    from universal_embedding.retrieval import assessment, page, report, sources
 
     options = assessment.Options(PROTOCOLS.value, METRICS.value, RESAMPLES.value)
     pairs = sources.open_pairs(DATA_DIR.value, DATASET.value, SPLIT.value, DOMAINS.value)
@@ -56,7 +59,10 @@ def main(argv: list[str]) -> None:
     numbers = {"dataset": DATASET.value, "split": SPLIT.value}
     numbers |= assessment.numbers(assessed, options)
     print(report.text(numbers))
-    for path in report.write(numbers, OUTPUT.value or f"reports/{DATASET.value}-{SPLIT.value}"):
+    folder = Path(OUTPUT.value or f"reports/{DATASET.value}-{SPLIT.value}")
+    written = report.write(numbers, folder)
+    written.append(page.write(numbers, assessed, pairs, folder / "report.html", EXAMPLES.value))
+    for path in written:
         print(f"wrote {path}")
 
 

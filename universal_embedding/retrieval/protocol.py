@@ -118,7 +118,7 @@ def _run_domain(
     metrics: Sequence[metrics_lib.Metric],
 ) -> DomainResult:
     queries = len(domain.query)
-    own = domain.own()
+    own = domain.own
     relevance = Relevance(domain.query_labels, domain.searched[1], own)
     depth = max(KEPT, *(metric.depth(relevance.counts) for metric in metrics))
     exclude = np.where(own >= 0, gallery.places[key][own], -1)
