@@ -3,8 +3,10 @@
 Guo et al. 2020 (arXiv 1908.10396); every picture in two leaves, Sun et al. 2023 (arXiv 2404.00774).
 """
 
+import dataclasses
 import importlib.util
 import math
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from absl import logging
 
 from universal_embedding.errors import UserError
 from universal_embedding.retrieval import scann_search
-from universal_embedding.retrieval.neighbours import SPARE, Neighbours
+from universal_embedding.retrieval.neighbours import SPARE, Neighbours, recall
 
 SMALLEST = 20_000  # below, a tree gains nothing: such an index is searched exactly
 _SAMPLE = 2000  # index pictures on which the settings are tried
@@ -109,6 +111,34 @@ class ScannTree(Neighbours):
             pre_reorder_num_neighbors=max(settings.reorder, 4 * k),
             leaves_to_search=settings.leaves_to_search,
         )
+
+    def trade_offs(self, queries: np.ndarray, truth: np.ndarray) -> list[dict]:
+        """Recall and speed when more or fewer parts are visited.
+
+        Args:
+            queries: `[Q, D]` float32.
+            truth: `[Q, 5]` ids of their exact neighbours.
+
+        Returns:
+            Points `{"leaves_to_search", "recall_at_5", "queries_per_second", "chosen"}`.
+        """
+        chosen, points = self.settings, []
+        visits = np.geomspace(max(1, chosen.leaves // 200), chosen.leaves, 9).astype(int)
+        for visited in np.unique(np.append(visits, chosen.leaves_to_search)).tolist():
+            self.settings = dataclasses.replace(chosen, leaves_to_search=visited)
+            began = time.perf_counter()
+            found, _ = self.query(queries, truth.shape[1])
+            rate = len(queries) / (time.perf_counter() - began)
+            points.append(
+                {
+                    "leaves_to_search": visited,
+                    "recall_at_5": recall(found, truth),
+                    "queries_per_second": rate,
+                    "chosen": visited == chosen.leaves_to_search,
+                }
+            )
+        self.settings = chosen
+        return points
 
     def _save(self, folder: Path) -> dict:
         scann_search.save(self._searcher, folder)

@@ -23,9 +23,10 @@ class Atlas:
     records: np.ndarray
 
 
-def draw(domains: Mapping[str, DomainEmbeddings], most: int = 2400, seed: int = 0) -> Atlas:
+def draw(domains: Mapping[str, DomainEmbeddings], most: int = 1600, seed: int = 0) -> Atlas:
     """Lays out at most `most` queries, equally many of each domain as far as there are."""
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     rng = np.random.default_rng(seed)
     share = max(1, most // len(domains))
@@ -40,5 +41,15 @@ def draw(domains: Mapping[str, DomainEmbeddings], most: int = 2400, seed: int = 
         places = np.pad(rows, ((0, 0), (0, 2)))[:, :2]
     else:
         perplexity = min(30, (len(rows) - 1) / 3)
-        places = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(rows)
+        layout = TSNE(perplexity=perplexity, init="pca", random_state=seed)
+        with threadpool_limits(1):  # its threads spin: 10 times slower where cores are busy
+            places = layout.fit_transform(_few_columns(rows))
     return Atlas(places, np.array(of_domain), np.array(records))
+
+
+def _few_columns(rows: np.ndarray, most: int = 50) -> np.ndarray:
+    """The principal components, as the paper does before t-SNE."""
+    from sklearn.decomposition import PCA
+
+    most = min(most, *rows.shape)
+    return rows if rows.shape[1] <= most else PCA(most, random_state=0).fit_transform(rows)

@@ -5,9 +5,18 @@ from html import escape
 
 import numpy as np
 
-COLOURS = (
-    "#4269d0 #e39a00 #e6553f #2f9e8f #8a5cd6 #d9609b #3c9a3f #8c6242 #6b7683 #5aa3e8".split()
-)
+COLOURS = [
+    "#4269d0",
+    "#e39a00",
+    "#e6553f",
+    "#2f9e8f",
+    "#8a5cd6",
+    "#d9609b",
+    "#3c9a3f",
+    "#8c6242",
+    "#6b7683",
+    "#5aa3e8",
+]
 
 
 def bars(series: Mapping[str, Mapping[str, tuple]], colours: Sequence[str]) -> str:
@@ -25,7 +34,9 @@ def bars(series: Mapping[str, Mapping[str, tuple]], colours: Sequence[str]) -> s
     for tick in (0, 0.25, 0.5, 0.75, 1):
         x = left + tick * width
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="0" y2="{height - 22}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{height - 6}" text-anchor="middle">{tick:g}</text>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{height - 6}" text-anchor="middle">{tick:g}</text>'
+        )
     for i, name in enumerate(names):
         top = i * group + gap / 2
         bold = ' class="strong"' if name == "mean" else ""
@@ -96,11 +107,15 @@ def curve(points: Sequence[Mapping[str, float]], exact_rate: float) -> str:
     for tick in np.linspace(np.ceil(low * 100) / 100, 1, 5):
         x, y = place(tick, bounds[0])
         parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="8" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{y + 16}" text-anchor="middle">{tick:.3g}</text>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{y + 16}" text-anchor="middle">{tick:.3g}</text>'
+        )
     for tick in np.arange(bounds[0], bounds[1], 0.5):
         x, y = place(low, tick)
         parts.append(f'<line class="grid" x1="{x}" x2="{width - 24}" y1="{y}" y2="{y}"/>')
-        parts.append(f'<text class="tick" x="{x - 8}" y="{y + 4}" text-anchor="end">{10**tick:,.0f}</text>')
+        parts.append(
+            f'<text class="tick" x="{x - 8}" y="{y + 4}" text-anchor="end">{10**tick:,.0f}</text>'
+        )
     line = [place(*pair) for pair in zip(recalls, rates[:-1], strict=True)]
     path = "L".join(f"{x:.1f} {y:.1f}" for x, y in line)
     parts.append(f'<path d="M{path}" fill="none" stroke="{COLOURS[0]}" stroke-width="2"/>')
@@ -114,7 +129,9 @@ def curve(points: Sequence[Mapping[str, float]], exact_rate: float) -> str:
     x, y = place(1, rates[-1])
     parts.append(f'<path d="M{x - 6} {y}l6 -6l6 6l-6 6z" fill="{COLOURS[2]}"/>')
     parts.append(f'<text class="value" x="{x - 12}" y="{y + 4}" text-anchor="end">exact</text>')
-    parts.append(f'<text class="tick" x="{width - 24}" y="{height + 10}" text-anchor="end">recall@5</text>')
+    parts.append(
+        f'<text class="tick" x="{width - 24}" y="{height + 10}" text-anchor="end">recall@5</text>'
+    )
     return "".join([*parts, "</svg>"])
 
 

@@ -134,3 +134,8 @@ class Neighbours(ABC):
     @abstractmethod
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
         """`[Q, k]` integer, the best row numbers in any order; -1 where fewer were found."""
+
+
+def recall(found: np.ndarray, truth: np.ndarray) -> float:
+    """Part of the true neighbours `[Q, k]` that are among those found `[Q, j]`."""
+    return float((truth[:, :, None] == found[:, None, :]).any(2).mean())

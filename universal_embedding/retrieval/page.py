@@ -39,9 +39,7 @@ def write(
         parts += _source(name, block)
         shown = one.results.get("merged")
         if examples and shown:
-            parts += [
-                _sheet(name, key, one, pairs, thumbnails, examples) for key in shown.domains
-            ]
+            parts += [_sheet(name, key, one, pairs, thumbnails, examples) for key in shown.domains]
             parts.append(_map(name, one, pairs))
     parts.append(_footer(numbers))
     path.write_text(
@@ -142,9 +140,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     head, *body = rows
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for row in body:
-        cells = (
-            escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in row
-        )
+        cells = (escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in row)
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table class='numbers'>{''.join(lines)}</table>"
 

@@ -15,7 +15,7 @@ h2{font-size:20px;margin:0 0 6px;letter-spacing:-.01em}
 h3{font-size:16px;margin:26px 0 8px}
 .tiles{display:flex;flex-wrap:wrap;gap:14px;margin-top:20px}
 .tile{background:var(--paper);border:1px solid var(--line);border-radius:14px;padding:14px 20px;
-min-width:186px}
+flex:1 1 200px}
 .tile b{display:block;font-size:32px;letter-spacing:-.03em;line-height:1.2;
 font-variant-numeric:tabular-nums}
 .tile span{color:var(--soft);font-size:13px}
@@ -47,14 +47,14 @@ font-variant-numeric:tabular-nums;font-size:13px}
 .heat td{width:78px;height:38px;text-align:center;border-radius:6px}
 .heat td.own{outline:2px solid #b9c4d8;outline-offset:-2px}
 .heat td.sum,.heat th.sum{color:var(--soft)}
-.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(520px,1fr));gap:10px 24px}
-.row{display:flex;gap:6px;align-items:flex-start;padding:6px 0;border-bottom:1px solid var(--line)}
-.pic{width:72px;text-align:center;font-size:10.5px;line-height:1.25;color:var(--soft);
+.sheet{display:grid;grid-template-columns:repeat(auto-fill,minmax(500px,1fr));gap:10px 24px}
+.row{display:flex;gap:5px;align-items:flex-start;padding:6px 0;border-bottom:1px solid var(--line)}
+.pic{width:64px;flex:none;text-align:center;font-size:10.5px;line-height:1.25;color:var(--soft);
 overflow:hidden}
-.pic img{display:block;width:72px;height:72px;object-fit:contain;background:#fff;
+.pic img{display:block;width:64px;height:64px;object-fit:contain;background:#fff;
 border-radius:8px;border:3px solid var(--line)}
 .pic.right img{border-color:var(--right)}.pic.wrong img{border-color:var(--wrong)}
-.pic.query{margin-right:8px}.pic.query img{border-color:#22375f}
+.pic.query{margin-right:6px}.pic.query img{border-color:#22375f}
 .pic.best{margin-left:auto}.pic.best img{border-style:dashed;border-color:var(--right)}
 .pic b{display:block;color:var(--ink);font-weight:600;white-space:nowrap;overflow:hidden;
 text-overflow:ellipsis}
