@@ -5,18 +5,10 @@ from html import escape
 
 import numpy as np
 
-COLOURS = [
-    "#4269d0",
-    "#e39a00",
-    "#e6553f",
-    "#2f9e8f",
-    "#8a5cd6",
-    "#d9609b",
-    "#3c9a3f",
-    "#8c6242",
-    "#6b7683",
-    "#5aa3e8",
-]
+COLOURS = (
+    *("#4269d0", "#e39a00", "#e6553f", "#2f9e8f", "#8a5cd6"),
+    *("#d9609b", "#3c9a3f", "#8c6242", "#6b7683", "#5aa3e8"),
+)
 
 
 def bars(series: Mapping[str, Mapping[str, tuple]], colours: Sequence[str]) -> str:

@@ -59,7 +59,7 @@ def _lead(numbers: dict) -> str:
             mean = summary["mean"]
             main = " main" if protocol == "merged" and not tiles else ""
             ends = mean.get("interval", {}).get(metric)
-            about = f"{protocol.replace('_', ' + ')} {report.title(metric)}, mean over domains"
+            about = f"{protocol.replace('_', ' + ')} {report.title(metric)}, mean"
             between = f"95 %: {ends[0]:.3f} to {ends[1]:.3f}" if ends else ""
             value = "none" if mean[metric] is None else f"{mean[metric]:.3f}"
             tiles.append(
@@ -77,7 +77,7 @@ def _source(name: str, block: dict) -> list[str]:
     protocols = _protocols(block)
     parts = [_charts(name, protocols)]
     for protocol, summary in protocols:
-        parts.append(_section(f"{name}: {report.TITLES[protocol]}", _table(report.rows(summary))))
+        parts.append(_section(f"{name} — {report.TITLES[protocol]}", _table(report.rows(summary))))
     if "confusion" in block:
         note = (
             "Queries whose first neighbour is wrong, by row; the column is the domain that "
@@ -85,7 +85,7 @@ def _source(name: str, block: dict) -> list[str]:
             "wrong."
         )
         parts.append(
-            _section(f"{name}: domain confusion", charts.heat_map(block["confusion"]), note)
+            _section(f"{name} — domain confusion", charts.heat_map(block["confusion"]), note)
         )
     for protocol, search in block["search"].items():
         if search.get("curve"):
@@ -109,7 +109,7 @@ def _charts(name: str, protocols: list[tuple[str, dict]]) -> str:
         )
     legend = charts.legend([protocol.replace("_", " + ") for protocol, _ in protocols], SHADES)
     body = f"{legend}<div class='charts'>{''.join(figures)}</div>"
-    return _section(f"{name}: by domain", body, "Lines are 95 % bootstrap intervals over queries.")
+    return _section(f"{name} — by domain", body, "Lines are 95 % bootstrap intervals over queries.")
 
 
 def _curve(name: str, protocol: str, search: dict) -> str:
@@ -120,11 +120,11 @@ def _curve(name: str, protocol: str, search: dict) -> str:
         "is the setting that was chosen, the diamond the exact search."
     )
     body = charts.curve(search["curve"], search["exact_queries_per_second"])
-    return _section(f"{name}: approximate search, {protocol}", body, note)
+    return _section(f"{name} — approximate search, {protocol}", body, note)
 
 
 def _comparison(numbers: dict) -> str:
-    parts = []
+    parts = [_table(report.mean_rows(numbers))]
     for name, block in numbers["compared"].items():
         for protocol, summary in block["difference"].items():
             heading = f"{name} minus {numbers['source']}, {protocol.replace('_', ' + ')}"
@@ -141,7 +141,8 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
     lines = ["<tr>" + "".join(f"<th>{escape(cell)}</th>" for cell in head) + "</tr>"]
     for row in body:
         cells = (escape(cell).replace(" [", "<small>[").replace("]", "]</small>") for cell in row)
-        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        mean = " class='mean'" if row[0] == "mean" else ""
+        lines.append(f"<tr{mean}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return f"<table class='numbers'>{''.join(lines)}</table>"
 
 
@@ -166,9 +167,10 @@ def _sheet(
     note = (
         f"{wrong:,} of {(result.counts > 0).sum():,} queries have a wrong first neighbour. From "
         "the left: the query; its five neighbours in the merged index, right in green, wrong in "
-        "red, with their cosine similarity; dashed, the most similar picture of the query's class."
+        "red, with their cosine similarity and their domain if it is another; dashed, the most "
+        "similar picture of the query's class."
     )
-    return _section(f"{name}: {key}", "".join(body), note)
+    return _section(f"{name} — {key}", "".join(body), note)
 
 
 def _row(row: sheets.Row, pairs: Mapping[str, Pair], thumbnails: sheets.Thumbnails) -> str:
@@ -177,9 +179,10 @@ def _row(row: sheets.Row, pairs: Mapping[str, Pair], thumbnails: sheets.Thumbnai
     for shown in (*row.neighbours, row.best_right):
         records = pairs[shown.domain].searched
         kind = "best" if shown is row.best_right else "right" if shown.right else "wrong"
-        domain = "" if shown.domain == row.query.domain else f"{shown.domain}: "
-        name = domain + _class(records, shown)
-        parts.append(_picture(kind, thumbnails.neighbour(shown), name, f"{shown.score:.3f}"))
+        below = f"{shown.score:.3f}"
+        if shown.domain != row.query.domain:
+            below += f"<em>{escape(shown.domain)}</em>"
+        parts.append(_picture(kind, thumbnails.neighbour(shown), _class(records, shown), below))
     return f"<div class='row'>{''.join(parts)}</div>"
 
 
@@ -207,7 +210,7 @@ def _map(name: str, one: Assessment, pairs: Mapping[str, Pair]) -> str:
     picture = charts.point_map(drawn.places, drawn.domains.tolist(), keys, titles)
     note = f"t-SNE of {len(titles):,} queries. Neighbourhoods mean something, distances do not."
     body = f"{charts.legend(keys)}<div class='map'>{picture}</div>"
-    return _section(f"{name}: map of the embedding", body, note)
+    return _section(f"{name} — map of the embedding", body, note)
 
 
 def _section(heading: str, body: str, note: str = "") -> str:

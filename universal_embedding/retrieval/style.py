@@ -27,7 +27,7 @@ font-size:14px;margin-top:8px}
 white-space:nowrap}
 .numbers th{color:var(--soft);font-weight:500}
 .numbers th:first-child,.numbers td:first-child{text-align:left}
-.numbers tr:last-child td{font-weight:700;border-bottom:0;border-top:2px solid var(--ink)}
+.numbers tr.mean td{font-weight:700;border-bottom:0;border-top:2px solid var(--ink)}
 .numbers small{color:var(--soft);font-weight:400;margin-left:6px}
 .charts{display:flex;flex-wrap:wrap;gap:12px 28px;margin-top:8px}
 .charts figure{margin:0}.charts figcaption{font-weight:600;margin-bottom:6px}
@@ -58,6 +58,7 @@ border-radius:8px;border:3px solid var(--line)}
 .pic.best{margin-left:auto}.pic.best img{border-style:dashed;border-color:var(--right)}
 .pic b{display:block;color:var(--ink);font-weight:600;white-space:nowrap;overflow:hidden;
 text-overflow:ellipsis}
+.pic em{display:block;color:var(--wrong);font-style:normal}
 .map svg circle{opacity:.72}.map svg circle:hover{opacity:1;stroke:#000}
 nav{margin-top:14px;font-size:13.5px}nav a{color:#2b56b0;text-decoration:none;margin-right:14px}
 footer{color:var(--soft);font-size:12.5px;margin-top:26px}
