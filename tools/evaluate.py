@@ -3,8 +3,12 @@
 python tools/evaluate.py --data_dir=DIR --dataset=uned --split=test --workdir=DIR
 
 Whom: --workdir, --saved_model, --submission, --embeddings or --backbone, each as often as you
-like; the first is what the others are compared with.
+like; the first is what the others are compared with. --specialist=DOMAIN=WHAT, once for each
+domain, adds the upper bound of one model for each domain.
 """
+
+import functools
+from pathlib import Path
 
 from absl import flags
 
@@ -29,6 +33,9 @@ EMBEDDINGS = flags.DEFINE_multi_string(
 BACKBONE = flags.DEFINE_multi_string(
     "backbone", [], "A bare backbone, no projection: what models.backbones.load_backbone takes."
 )
+SPECIALIST = flags.DEFINE_multi_string(
+    "specialist", [], "DOMAIN=work directory, SavedModel, submission zip, .npz or backbone."
+)
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "Of --backbone, in pixels.", lower_bound=1)
 ASPECT = flags.DEFINE_enum("aspect", "squash", ["squash", "crop", "pad"], "Of --backbone.")
 
@@ -36,47 +43,92 @@ PROTOCOLS = flags.DEFINE_list("protocols", ["merged", "separate"], "merged, sepa
 METRICS = flags.DEFINE_list(
     "metrics", ["r_at_1", "mmp_at_5"], "r_at_K, mmp_at_K, map_at_K (K = 1, 2, ...), map_at_r."
 )
+SEARCH = flags.DEFINE_enum("search", "exact", ["exact", "approximate"], "How to find neighbours.")
+RECALL = flags.DEFINE_float("recall", 0.99, "Of --search=approximate: wished recall@5.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Pictures embedded at once.", lower_bound=1)
 RESAMPLES = flags.DEFINE_integer("resamples", 1000, "Bootstrap samples; 0: no intervals.", 0)
+EXAMPLES = flags.DEFINE_integer("examples", 8, "Failures shown of each domain; 0: no pictures.", 0)
 OUTPUT = _FLAG("output", None, "Directory of the report; reports/DATASET-SPLIT by default.")
 
 
 def main(argv: list[str]) -> None:
     del argv
-    if not any(flag.value for flag in (WORKDIR, SAVED_MODEL, SUBMISSION, EMBEDDINGS, BACKBONE)):
+    flags_of_sources = (WORKDIR, SAVED_MODEL, SUBMISSION, EMBEDDINGS, BACKBONE, SPECIALIST)
+    if not any(flag.value for flag in flags_of_sources):
         raise UserError(
-            "nothing to evaluate: give --workdir, --saved_model, --submission, --embeddings or "
-            "--backbone"
+            "nothing to evaluate: give --workdir, --saved_model, --submission, --embeddings, "
+            "--backbone or --specialist"
         )
-    from universal_embedding.retrieval import assessment, report, sources
+    from universal_embedding.retrieval import approximate, assessment, page, report, sources
+    from universal_embedding.retrieval.exact import exact
 
-    options = assessment.Options(PROTOCOLS.value, METRICS.value, RESAMPLES.value)
+    search = exact
+    if SEARCH.value == "approximate":
+        approximate.ScannTree(RECALL.value)  # a wrong flag answers before pictures are read
+        search = functools.partial(approximate.ScannTree, RECALL.value)
+    options = assessment.Options(PROTOCOLS.value, METRICS.value, RESAMPLES.value, search)
     pairs = sources.open_pairs(DATA_DIR.value, DATASET.value, SPLIT.value, DOMAINS.value)
     assessed = [assessment.assess(source, pairs, options) for source in _sources()]
+    if SPECIALIST.value:
+        assessed.append(assessment.assess_specialists(_specialists(), pairs, options))
     numbers = {"dataset": DATASET.value, "split": SPLIT.value}
     numbers |= assessment.numbers(assessed, options)
     print(report.text(numbers))
-    for path in report.write(numbers, OUTPUT.value or f"reports/{DATASET.value}-{SPLIT.value}"):
+    folder = Path(OUTPUT.value or f"reports/{DATASET.value}-{SPLIT.value}")
+    written = report.write(numbers, folder)
+    written.append(page.write(numbers, assessed, pairs, folder / "report.html", EXAMPLES.value))
+    for path in written:
         print(f"wrote {path}")
 
 
 def _sources() -> list:
     from universal_embedding.retrieval import sources
 
-    batch = BATCH_SIZE.value
-    found = []
-    for path in WORKDIR.value:
-        from universal_embedding.training.checkpoints import load_embedder
+    opened = [_workdir(path) for path in WORKDIR.value]
+    opened += [_export(path) for path in [*SAVED_MODEL.value, *SUBMISSION.value]]
+    opened += [sources.of_table(path) for path in EMBEDDINGS.value]
+    opened += [_backbone(spec) for spec in BACKBONE.value]
+    return sources.named_apart(opened)
 
-        found.append(sources.of_embedder(path, load_embedder(path, CHECKPOINT.value), batch))
-    for path in [*SAVED_MODEL.value, *SUBMISSION.value]:
-        import universal_embedding
 
-        found.append(sources.of_files(path, universal_embedding.load(path), batch))
-    found += [sources.of_table(path) for path in EMBEDDINGS.value]
-    for spec in BACKBONE.value:
-        found.append(sources.of_backbone(spec, IMAGE_SIZE.value, ASPECT.value, batch))
-    return sources.named_apart(found)
+def _specialists() -> dict:
+    from universal_embedding.retrieval import sources
+
+    opened = {}
+    for flag in SPECIALIST.value:
+        domain, _, what = flag.partition("=")
+        if not what or domain in opened:
+            raise UserError(f"--specialist={flag} is not DOMAIN=WHAT, once for each domain")
+        if what.endswith(".npz"):
+            opened[domain] = sources.of_table(what)
+        elif what.endswith(".zip") or (Path(what) / "saved_model.pb").is_file():
+            opened[domain] = _export(what)
+        elif Path(what).is_dir():
+            opened[domain] = _workdir(what)
+        else:
+            opened[domain] = _backbone(what)
+    return opened
+
+
+def _workdir(path: str) -> object:
+    from universal_embedding.retrieval import sources
+    from universal_embedding.training.checkpoints import load_embedder
+
+    embedder = load_embedder(Path(path), CHECKPOINT.value)
+    return sources.of_embedder(path, embedder, BATCH_SIZE.value)
+
+
+def _export(path: str) -> object:
+    from universal_embedding.export.loading import load
+    from universal_embedding.retrieval import sources
+
+    return sources.of_files(path, load(path), BATCH_SIZE.value)
+
+
+def _backbone(spec: str) -> object:
+    from universal_embedding.retrieval import sources
+
+    return sources.of_backbone(spec, IMAGE_SIZE.value, ASPECT.value, BATCH_SIZE.value)
 
 
 if __name__ == "__main__":

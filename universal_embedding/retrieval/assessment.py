@@ -3,9 +3,10 @@
 import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import universal_embedding
+from universal_embedding.errors import UserError
 from universal_embedding.retrieval import bootstrap, evaluation
 from universal_embedding.retrieval.comparison import difference
 from universal_embedding.retrieval.exact import exact
@@ -56,6 +57,27 @@ def assess(source: Source, pairs: Mapping[str, Pair], options: Options) -> Asses
     )
 
 
+def assess_specialists(
+    specialists: Mapping[str, Source], pairs: Mapping[str, Pair], options: Options
+) -> Assessment:
+    """Specialist + oracle: each query goes to its domain's model and its domain's index.
+
+    Raises:
+        UserError: A domain has no specialist.
+    """
+    missing, unknown = pairs.keys() - specialists.keys(), specialists.keys() - pairs.keys()
+    if missing or unknown:
+        raise UserError(
+            f"specialists are given for {', '.join(sorted(specialists))}, but the domains are "
+            f"{', '.join(pairs)}: give one for each, or choose domains with --domains"
+        )
+    domains = {}
+    for key, pair in pairs.items():
+        domains |= embed_pairs(specialists[key], {key: pair})
+    results = run(domains, "separate", options.metrics, options.search)
+    return Assessment("specialists", domains, {"specialist_oracle": results})
+
+
 def numbers(assessments: Sequence[Assessment], options: Options) -> dict:
     """The report of the first, and of the others compared with it.
 
@@ -69,16 +91,26 @@ def numbers(assessments: Sequence[Assessment], options: Options) -> dict:
         report["compared"] = {
             other.name: {
                 **_numbers(other, options),
-                "difference": {
-                    name: difference(other.results[name], first.results[name])
-                    for name in other.results
-                },
+                "difference": _differences(other, first),
             }
             for other in others
         }
-    report["options"] = {k: v for k, v in asdict(options).items() if k != "search"}
+    report["options"] = {
+        "metrics": list(options.metrics),
+        "resamples": options.resamples,
+    }
     report["versions"] = _versions()
     return report
+
+
+def _differences(other: Assessment, first: Assessment) -> dict:
+    found = {}
+    for name, results in other.results.items():
+        # the specialists search what the universal embedding searches separately
+        same = "separate" if name == "specialist_oracle" else name
+        if same in first.results:
+            found[name] = difference(results, first.results[same])
+    return found
 
 
 def _numbers(assessment: Assessment, options: Options) -> dict:

@@ -1,9 +1,11 @@
 """Exact neighbours: ScaNN's brute force on a CPU, a blocked top-k in TensorFlow elsewhere."""
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 
+from universal_embedding.retrieval import scann_search
 from universal_embedding.retrieval.neighbours import Neighbours
 
 
@@ -22,17 +24,19 @@ class BruteForce(Neighbours):
     is_exact = True
 
     def _build(self, rows: np.ndarray) -> None:
-        from scann.scann_ops.py import scann_ops_pybind
-
-        self._searcher = (
-            scann_ops_pybind.builder(rows, min(10, len(rows)), "dot_product")
-            .score_brute_force()
-            .build()
-        )
+        self._searcher = scann_search.brute_force(rows)
 
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        found, _ = self._searcher.search_batched_parallel(queries, final_num_neighbors=k)
-        return found.astype(np.int64)
+        return scann_search.search(self._searcher, queries, k)
+
+    def _save(self, folder: Path) -> dict:
+        return {}  # built from the rows in less time than read
+
+    @classmethod
+    def _load(cls, folder: Path, description: dict, rows: np.ndarray) -> "BruteForce":
+        made = cls()
+        made._build(rows)
+        return made
 
 
 class BlockedTopK(Neighbours):
@@ -49,23 +53,21 @@ class BlockedTopK(Neighbours):
         self._blocks = [(s, tf.constant(rows[s : s + self.rows_at_once])) for s in starts]
 
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        import tensorflow as tf
-
         steps = range(0, len(queries), self.queries_at_once)
-        parts = [tf.constant(queries[s : s + self.queries_at_once]) for s in steps]
-        return np.concatenate([self._best(part, k).numpy() for part in parts])
+        return np.concatenate([self._best(queries[s : s + self.queries_at_once], k) for s in steps])
 
-    def _best(self, queries: "tf.Tensor", k: int) -> "tf.Tensor":  # noqa: F821
+    def _best(self, queries: np.ndarray, k: int) -> np.ndarray:
         import tensorflow as tf
 
-        scores = ids = None
+        queries = tf.constant(queries)
+        scores, ids = tf.zeros((len(queries), 0)), tf.zeros((len(queries), 0), tf.int32)
         for start, rows in self._blocks:
             some = tf.math.top_k(tf.matmul(queries, rows, transpose_b=True), min(k, len(rows)))
-            new_ids = some.indices + start
-            if scores is None:
-                scores, ids = some.values, new_ids
-                continue
-            both = tf.math.top_k(tf.concat([scores, some.values], 1), k)
-            ids = tf.gather(tf.concat([ids, new_ids], 1), both.indices, batch_dims=1)
-            scores = both.values
-        return ids
+            scores = tf.concat([scores, some.values], 1)
+            ids = tf.concat([ids, some.indices + start], 1)
+            best = tf.math.top_k(scores, min(k, scores.shape[1]))
+            scores, ids = best.values, tf.gather(ids, best.indices, batch_dims=1)
+        return ids.numpy().astype(np.int64)
+
+    _save = BruteForce._save
+    _load = classmethod(BruteForce._load.__func__)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -49,6 +50,7 @@ class DomainEmbeddings:
             return self.query, self.query_labels
         return self.index, self.index_labels
 
+    @cached_property
     def own(self) -> np.ndarray:
         """`[Q]` int64: the index picture that is the query itself, or -1."""
         if self.index is None:

@@ -1,9 +1,12 @@
 """Nearest neighbours: the interface, and what exact and approximate searches share."""
 
+import json
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 import numpy as np
 
+from universal_embedding.errors import UserError
 from universal_embedding.retrieval.duplicates import Duplicates
 
 # A search finds a few neighbours more than asked for, because its own rounding may differ between
@@ -86,6 +89,44 @@ class Neighbours(ABC):
         ids[:, :width] = np.take_along_axis(members, order, 1)
         ids[scores == -np.inf] = -1
 
+    def save(self, folder: str | Path) -> None:
+        """Writes the index into `folder`; `load` of the same class reads it."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "rows.npy", self._rows)
+        description = {"kind": type(self).__name__, **self._save(folder)}
+        (folder / "index.json").write_text(json.dumps(description, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Neighbours":
+        """Reads an index that `save` of this class wrote.
+
+        Raises:
+            UserError: `folder` holds none.
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "index.json").read_text())
+            rows = np.load(folder / "rows.npy")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder} holds no saved index ({error}): build it again") from error
+        if description["kind"] != cls.__name__:
+            raise UserError(f"{folder} holds an index of {description['kind']}, not {cls.__name__}")
+        duplicates = Duplicates.of(rows)
+        unique = duplicates.first_of_each(rows)
+        loaded = cls._load(folder, description, unique)
+        loaded._rows, loaded._duplicates, loaded._unique = rows, duplicates, unique
+        return loaded
+
+    @abstractmethod
+    def _save(self, folder: Path) -> dict:
+        """Writes what `_load` needs besides the rows; gives what describes it."""
+
+    @classmethod
+    @abstractmethod
+    def _load(cls, folder: Path, description: dict, rows: np.ndarray) -> "Neighbours":
+        """Rebuilds the search of `rows` `[U, D]`."""
+
     @abstractmethod
     def _build(self, rows: np.ndarray) -> None:
         """Prepares the search of `rows` `[U, D]`, no two of them equal."""
@@ -93,3 +134,8 @@ class Neighbours(ABC):
     @abstractmethod
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
         """`[Q, k]` integer, the best row numbers in any order; -1 where fewer were found."""
+
+
+def recall(found: np.ndarray, truth: np.ndarray) -> float:
+    """Part of the true neighbours `[Q, k]` that are among those found `[Q, j]`."""
+    return float((truth[:, :, None] == found[:, None, :]).any(2).mean())

@@ -95,7 +95,20 @@ def _sections(report: dict, table: Callable[[list[list[str]]], str], heading: st
             against = f"{name} minus {report['source']}, {protocol}"
             parts.append(heading.format(against))
             parts.append(table(difference_rows(summary)))
+    if "compared" in report:
+        parts += [heading.format("Means over domains"), table(mean_rows(report))]
     return "\n\n".join(parts)
+
+
+def mean_rows(report: dict) -> list[list[str]]:
+    """A table of the means over domains: a row of each source and protocol."""
+    names = next(metric_names(report[key]) for key in TITLES if key in report)
+    table = [["source", "protocol", *(title(name) for name in names)]]
+    for source, numbers in sources(report):
+        for protocol in (protocol for protocol in TITLES if protocol in numbers):
+            cells = [_number(numbers[protocol]["mean"], name) for name in names]
+            table.append([source, protocol.replace("_", " + "), *cells])
+    return table
 
 
 def difference_rows(summary: dict) -> list[list[str]]:
