@@ -1,7 +1,9 @@
 """The Kaggle zip: written with exactly the scorer's files, read with suspicion."""
 
+import hashlib
 import stat
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from universal_embedding.errors import UserError
@@ -12,6 +14,15 @@ FILES = (
     "variables/variables.index",
 )
 MAX_BYTES = 20 * 2**30  # unpacked; the largest backbone in use here is below 3 GiB
+
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,  # another compression
+    RuntimeError,  # encrypted
+    OSError,
+)
 
 
 def pack(saved_model: str | Path, path: str | Path) -> None:
@@ -34,8 +45,17 @@ def unpack(path: str | Path, directory: str | Path, max_bytes: int = MAX_BYTES) 
             archive.extractall(directory)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist: give the zip that tools/export.py wrote") from None
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except BROKEN as error:
         raise UserError(f"{path} cannot be unpacked ({error}): export it again") from None
+
+
+def fingerprint(directory: str | Path) -> str:
+    """sha256 of a SavedModel's files, the same in a directory and unpacked from its zip."""
+    digest = hashlib.sha256()
+    for path in filter(Path.is_file, (Path(directory) / name for name in FILES)):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
 
 
 def _check(path: str | Path, members: list[zipfile.ZipInfo], max_bytes: int) -> None:

@@ -1,6 +1,5 @@
 """Exported models for Python programs: pictures in, `[N, D]` float32 unit rows out."""
 
-import hashlib
 import os
 import tempfile
 from collections import defaultdict
@@ -41,7 +40,7 @@ class ExportedEmbedder:
     """
 
     def __init__(self, directory: Path, origin: Path) -> None:
-        self.fingerprint = _fingerprint(directory)
+        self.fingerprint = archive.fingerprint(directory)
         self._model = signature.read(directory, origin)
         self._default = signature.default(self._model, origin)
         self._encoded = self._model.signatures.get(ENCODED)
@@ -131,13 +130,3 @@ def _input(picture: Picture) -> bytes | np.ndarray:
             "give uint8 [H, W, 3] or [H, W]"
         )
     return array
-
-
-def _fingerprint(directory: Path) -> str:
-    digest = hashlib.sha256()
-    for name in archive.FILES:
-        path = directory / name
-        if path.is_file():
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

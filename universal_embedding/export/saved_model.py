@@ -13,7 +13,6 @@ from universal_embedding.models.embedder import Embedder
 DEFAULT = "serving_default"
 ENCODED = "serving_encoded"
 RAW, UNIT = "embedding", "embedding_norm"
-FLOAT16_MAX = 65504.0
 
 
 class ServingModule(tf.Module):
@@ -31,16 +30,14 @@ class ServingModule(tf.Module):
 
     def __init__(self, embedder: Embedder, float16: bool = False) -> None:
         super().__init__()
-        # The Keras objects stay in closures: saved with the module they would drag layers into
-        # the object graph that an older TensorFlow cannot rebuild.
+        # Copies, with names of their own: a Keras layer saved with the module would bring objects
+        # that an older TensorFlow cannot rebuild, and names that no SavedModel may have.
         weights = embedder.weights
-        self.weights = [_stored(w.value, float16) for w in weights]
+        self.weights = [_stored(w.value, i, float16) for i, w in enumerate(weights)]
 
         def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
-            if not float16:
-                return _outputs(embedder, images)
-            stored = [tf.cast(s, w.dtype) for s, w in zip(self.weights, weights, strict=True)]
-            with keras.StatelessScope(state_mapping=list(zip(weights, stored, strict=True))):
+            values = [tf.cast(s, w.dtype) for s, w in zip(self.weights, weights, strict=True)]
+            with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
                 return _outputs(embedder, images)
 
         def square(encoded: tf.Tensor) -> tf.Tensor:
@@ -85,9 +82,9 @@ def _outputs(embedder: Embedder, images: tf.Tensor) -> dict[str, tf.Tensor]:
     return {RAW: tf.cast(raw, tf.float32), UNIT: embedder.embed_features(features)}
 
 
-def _stored(weight: tf.Variable, float16: bool) -> tf.Variable:
-    if not float16 or weight.dtype != tf.float32 or weight.shape.rank < 2:
-        return weight
-    if tf.reduce_max(tf.abs(weight)) > FLOAT16_MAX:
-        return weight
-    return tf.Variable(tf.cast(weight, tf.float16), trainable=False)
+def _stored(weight: tf.Variable, number: int, float16: bool) -> tf.Variable:
+    value = tf.convert_to_tensor(weight)
+    kernel = value.dtype == tf.float32 and value.shape.rank >= 2
+    if float16 and kernel and tf.reduce_max(tf.abs(value)) <= tf.float16.max:
+        value = tf.cast(value, tf.float16)
+    return tf.Variable(value, trainable=False, name=f"weight_{number}")

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from universal_embedding.errors import UserError
 from universal_embedding.export import archive, saved_model
+from universal_embedding.export.competition import MAX_DIMENSION
 from universal_embedding.models.embedder import Embedder
-
-MAX_DIMENSION = 64
 
 
 def write(
@@ -22,7 +21,7 @@ def write(
         UserError: The embedding has more than 64 dimensions, or something stands in the way.
     """
     path = Path(path)
-    dimension = embedder.dimension or embedder.backbone.output_shape[-1]
+    dimension = embedder.output_dimension
     if dimension > MAX_DIMENSION:
         raise UserError(
             f"the embedding has {dimension} dimensions and a submission at most {MAX_DIMENSION}: "
