@@ -1,9 +1,12 @@
 """The embedder: pictures in, unit vectors out. Everything between is part of it."""
 
+import json
+
 import keras
 import tensorflow as tf
 
 from universal_embedding.input.resizing import resize
+from universal_embedding.models.backbones import from_json, to_json
 
 
 @keras.saving.register_keras_serializable("universal_embedding")
@@ -68,13 +71,16 @@ class Embedder(keras.Model):
         outputs = self.dropout(features, training=training)
         if self.projection is not None:
             outputs = self.projection(outputs)
-        return tf.math.l2_normalize(tf.cast(outputs, tf.float32), axis=-1)
+        outputs = tf.cast(outputs, tf.float32)
+        # l2_normalize gives up below a length of 1e-6; of any scale, the unit row is the same
+        scale = tf.stop_gradient(tf.reduce_max(tf.abs(outputs), axis=-1, keepdims=True))
+        return tf.math.l2_normalize(tf.math.divide_no_nan(outputs, scale), axis=-1)
 
     def get_config(self) -> dict:
         """Arguments of the constructor, for Keras."""
         return {
             **super().get_config(),
-            "backbone": keras.saving.serialize_keras_object(self.backbone),
+            "backbone": json.loads(to_json(self.backbone)),
             "dimension": self.dimension,
             "image_size": self.image_size,
             "aspect": self.aspect,
@@ -84,5 +90,6 @@ class Embedder(keras.Model):
     @classmethod
     def from_config(cls, config: dict) -> "Embedder":
         """Rebuilds an embedder, with fresh weights, from `get_config`."""
-        backbone = keras.saving.deserialize_keras_object(config.pop("backbone"))
+        config = dict(config)
+        backbone = from_json(json.dumps(config.pop("backbone")))
         return cls(backbone, **config)

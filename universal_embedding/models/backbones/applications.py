@@ -21,9 +21,7 @@ def load(name: str, image_size: int, pooling: str | None, pretrained: bool) -> k
     build = getattr(keras.applications, name)
     weights = "imagenet" if pretrained else None
     try:
-        tower = build(
-            include_top=False, weights=weights, input_shape=(image_size, image_size, 3), name=name
-        )
+        tower = build(include_top=False, weights=weights, input_shape=(image_size, image_size, 3))
     except Exception as error:
         raise UserError(
             f"backbone {name!r} of keras.applications at picture size {image_size} cannot be "
@@ -32,7 +30,7 @@ def load(name: str, image_size: int, pooling: str | None, pretrained: bool) -> k
         ) from error
     images = keras.Input((image_size, image_size, 3), name="image")
     features = tower(_normalization(build)(images))
-    return keras.Model(images, pool(features, pooling), name="backbone")
+    return keras.Model(images, pool(features, pooling, 0, name), name="backbone")
 
 
 def _normalization(build: object) -> Normalize:

@@ -1,0 +1,37 @@
+"""Resizing of position embeddings, against closed forms."""
+
+import numpy as np
+import pytest
+
+from universal_embedding.models.backbones.positions import resize_positions
+
+
+def _plane(side, prefix):
+    """Embeddings linear in the position: what bicubic interpolation keeps, away from edges."""
+    y, x = np.meshgrid(*[(np.arange(side) + 0.5) / side] * 2, indexing="ij")
+    grid = np.stack([y, x, 2 * y - x], axis=-1).reshape(side * side, 3)
+    return np.concatenate([np.full((prefix, 3), 7.0), grid]).astype("float32")
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 2])
+@pytest.mark.parametrize("new", [7, 16, 28])
+def test_a_plane_stays_a_plane(prefix, new):
+    table = _plane(14, prefix)
+    resized = resize_positions(table, new * new + prefix)
+    np.testing.assert_array_equal(resized[:prefix], table[:prefix])
+    edge = max(2, 2 * new // 14)
+    inner = slice(edge, -edge)
+    found = resized[prefix:].reshape(new, new, 3)[inner, inner]
+    expected = _plane(new, 0).reshape(new, new, 3)[inner, inner]
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_same_size_is_the_identity():
+    table = np.random.default_rng(0).normal(size=(1, 197, 8)).astype("float32")
+    assert resize_positions(table, 197) is table
+    assert resize_positions(table, 257).shape == (1, 257, 8)
+
+
+def test_counts_without_a_square_grid():
+    with pytest.raises(ValueError, match="197 position embeddings cannot become 200"):
+        resize_positions(np.zeros((197, 8), "float32"), 200)
