@@ -17,7 +17,7 @@ def _plane(side, prefix):
 @pytest.mark.parametrize("new", [7, 16, 28])
 def test_a_plane_stays_a_plane(prefix, new):
     table = _plane(14, prefix)
-    resized = resize_positions(table, new * new + prefix)
+    resized = np.asarray(resize_positions(table, new * new + prefix))
     np.testing.assert_array_equal(resized[:prefix], table[:prefix])
     edge = max(2, 2 * new // 14)
     inner = slice(edge, -edge)

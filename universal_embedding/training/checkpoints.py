@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
 from universal_embedding.models.embedder import Embedder
-from universal_embedding.training.model import make_embedder
+from universal_embedding.training.model import make_embedder, rebuild_embedder
 from universal_embedding.training.work_directory import read_run
 
 State = Mapping[str, Sequence[tf.Variable]]
@@ -111,9 +111,9 @@ def load_embedder(workdir: Path, which: str = "best") -> Embedder:
         UserError: there is no run, or it has no checkpoint yet.
     """
     config = ConfigDict(read_run(workdir)["config"])
-    embedder = make_embedder(config, pretrained=which == "initial")
     if which == "initial":
-        return embedder
+        return make_embedder(config)
+    embedder = rebuild_embedder(workdir, config)
     weights = [weight.value for weight in embedder.weights]
     restore(workdir, {"embedder": weights}, which)
     if config.optimizer.average:

@@ -45,8 +45,12 @@ def base_config() -> ConfigDict:
     config.head.margin_kind = "cosface"  # see models.heads
     config.head.scale = 16.0
     config.head.margin = 0.0
+    config.head.dynamic_margin = 0.0  # added by class size: this times size ** -dynamic_power
+    config.head.dynamic_power = 0.25
     config.head.centers = 1
     config.head.joint = True  # one softmax over all domains' classes, or one per domain
+    config.head.method = "auto"  # plain or chunked softmax
+    config.head.samples = 0  # classes drawn at each step (Partial FC); 0: all count
 
     config.objectives = ConfigDict({"classification": 1.0})  # weight of each
 
@@ -82,9 +86,10 @@ def stage(**fields: object) -> ConfigDict:
     config.backbone_rate = 0.0  # learning rates at the schedule's top; 0: does not train
     config.projection_rate = 0.0
     config.head_rate = 0.0
-    config.layer_decay = 1.0  # the lowest layer's rate, as a part of the highest one's
+    config.layer_decay = 1.0  # the backbone's rate falls by this from each depth to the one below
     config.schedule = "cosine"  # constant, cosine or linear, after the warm-up
     config.warmup = 0  # steps, from 0
+    config.margin_warmup = 0  # steps in which the head's margin grows from 0
     config.lock()
     config.update(fields)
     return config

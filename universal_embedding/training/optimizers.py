@@ -18,17 +18,17 @@ class StageRate(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(
-        self, stages: Sequence[Stage], group: str, depth: float, step: tf.Variable
+        self, stages: Sequence[Stage], group: str, below: float, step: tf.Variable
     ) -> None:
-        self.stages, self.group, self.depth, self.step = stages, group, depth, step
+        self.stages, self.group, self.below, self.step = stages, group, below, step
 
     def __call__(self, updates: tf.Tensor) -> tf.Tensor:
         """The rate now, float32; `updates` is not looked at."""
-        return rate_at(self.stages, self.group, self.depth, self.step)
+        return rate_at(self.stages, self.group, self.below, self.step)
 
     def get_config(self) -> dict:
         """What identifies the schedule; it is rebuilt from the run's config, never from this."""
-        return {"group": self.group, "depth": self.depth}
+        return {"group": self.group, "below": self.below}
 
 
 def make_optimizer(

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from universal_embedding.models.backbones import depths
+from universal_embedding.models.backbones import depths, number_of_depths
 from universal_embedding.models.embedder import Embedder
 from universal_embedding.training.objectives import Objective
 from universal_embedding.training.optimizers import StageRate, make_optimizer
@@ -20,13 +20,13 @@ class Part:
 
     Attributes:
         group: `backbone`, `projection` or `head`.
-        depth: 0 at the group's input .. 1 at its output.
+        below: How many depths of the group lie above it.
         variables: Its weights.
         optimizer: Built for them.
     """
 
     group: str
-    depth: float
+    below: float
     variables: list[keras.Variable]
     optimizer: keras.optimizers.Optimizer
 
@@ -49,26 +49,27 @@ def make_parts(
     """
     layered = any(stage.layer_decay < 1 for stage in stages)
     depth_of = depths(embedder.backbone) if layered else {}
+    steps = number_of_depths(embedder.backbone) - 1 if layered else 0
     found: dict[str, tuple[str, float, list[keras.Variable]]] = {}
 
-    def add(name: str, group: str, depth: float, variables: Sequence[keras.Variable]) -> None:
+    def add(name: str, group: str, below: float, variables: Sequence[keras.Variable]) -> None:
         if variables and any(group in stage.rates for stage in stages):
-            found.setdefault(name, (group, depth, []))[2].extend(variables)
+            found.setdefault(name, (group, below, []))[2].extend(variables)
 
     for variable in embedder.backbone.trainable_variables:
-        depth = depth_of.get(variable.path, 1.0)
-        add(f"backbone {depth:.3f}" if layered else "backbone", "backbone", depth, [variable])
+        below = round(steps * (1.0 - depth_of.get(variable.path, 1.0)))
+        add(f"backbone -{below}" if layered else "backbone", "backbone", below, [variable])
     if embedder.projection is not None:
-        add("projection", "projection", 1.0, embedder.projection.trainable_variables)
+        add("projection", "projection", 0, embedder.projection.trainable_variables)
     for _, objective in objectives.values():
         for name, variables in objective.parts().items():
-            add(name, "head", 1.0, variables)
+            add(name, "head", 0, variables)
     return {
         name: Part(
             group,
-            depth,
+            below,
             variables,
-            make_optimizer(config, variables, StageRate(stages, group, depth, step)),
+            make_optimizer(config, variables, StageRate(stages, group, below, step)),
         )
-        for name, (group, depth, variables) in found.items()
+        for name, (group, below, variables) in found.items()
     }

@@ -34,6 +34,7 @@ class Stage:
     layer_decay: float
     schedule: str
     warmup: int
+    margin_warmup: int
 
     @property
     def end(self) -> int:
@@ -80,18 +81,19 @@ def read_stages(configs: Sequence[ConfigDict], image_size: int) -> list[Stage]:
                 layer_decay=config.layer_decay,
                 schedule=config.schedule,
                 warmup=config.warmup,
+                margin_warmup=config.margin_warmup,
             )
         )
     return stages
 
 
-def rate_at(stages: Sequence[Stage], group: str, depth: float, step: tf.Tensor) -> tf.Tensor:
+def rate_at(stages: Sequence[Stage], group: str, below: float, step: tf.Tensor) -> tf.Tensor:
     """The learning rate of a group's layer at a step.
 
     Args:
         stages: All stages of the run.
         group: `backbone`, `projection` or `head`.
-        depth: 0 at the input's end of the group .. 1 at the output's.
+        below: How many depths of the group lie above it, 0 for the last.
         step: int scalar, counted over the whole run.
 
     Returns:
@@ -101,11 +103,19 @@ def rate_at(stages: Sequence[Stage], group: str, depth: float, step: tf.Tensor) 
     current = tf.reduce_sum(tf.cast(tf.cast(step, tf.int64) >= ends, tf.int32))
     rates = []
     for stage in stages:
-        top = stage.rates.get(group, 0.0) * stage.layer_decay ** (1.0 - depth)
+        top = stage.rates.get(group, 0.0) * stage.layer_decay**below
         # Exact whole numbers first: float32 cannot tell step 20,000,000 from its neighbour.
         done = tf.cast(tf.cast(step, tf.int64) - stage.start, tf.float32)
         rates.append(top * _schedule(stage, done))
     return tf.gather(tf.stack(rates), current)
+
+
+def margin_factor_at(stage: Stage, step: tf.Tensor) -> tf.Tensor:
+    """What the head's margin is multiplied by at a step: grows from 0 to 1 over its warm-up."""
+    if not stage.margin_warmup:
+        return tf.ones([])
+    done = tf.cast(tf.cast(step, tf.int64) - stage.start, tf.float32)
+    return tf.minimum(1.0, (done + 1.0) / stage.margin_warmup)
 
 
 def _schedule(stage: Stage, done: tf.Tensor) -> tf.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from universal_embedding.models.backbones import at_size
 from universal_embedding.models.embedder import Embedder
 from universal_embedding.training.average import WeightAverage
 from universal_embedding.training.loss_scale import LossScale
@@ -11,7 +12,7 @@ from universal_embedding.training.masked_update import apply_if
 from universal_embedding.training.objectives import Objective, Outputs
 from universal_embedding.training.optimizers import clip_together
 from universal_embedding.training.parts import Part
-from universal_embedding.training.stages import Stage
+from universal_embedding.training.stages import Stage, margin_factor_at
 
 Batch = Mapping[str, tf.Tensor]
 
@@ -62,6 +63,7 @@ class Step:
         self.counter, self.domains, self.global_batch = counter, domains, global_batch
         self.seed, self.dropout, self.batch_statistics = seed, dropout, batch_statistics
         self.clip_norm, self.loss_scale, self.average = clip_norm, loss_scale, average
+        self.backbone = at_size(embedder.backbone, stage.image_size)
         alone = tf.distribute.get_strategy().num_replicas_in_sync == 1
         # Between replicas gradients are summed outside XLA; on one, the whole step is one program.
         self._gradients = (
@@ -92,7 +94,12 @@ class Step:
             tape.watch(tf.nest.flatten(weights))
             features = self._features(batch) if trains_backbone else frozen
             features = self._drop(features)
-            outputs = Outputs(features, self.embedder.embed_features(features))
+            outputs = Outputs(
+                features,
+                self.embedder.embed_features(features),
+                self.counter.value(),
+                margin_factor_at(self.stage, self.counter.value()),
+            )
             losses = [objective.losses(batch, outputs) for _, objective in self.objectives.values()]
             scales = [weight for weight, _ in self.objectives.values()]
             total = tf.add_n([w * tf.reduce_sum(x) for w, x in zip(scales, losses, strict=True)])
@@ -110,7 +117,7 @@ class Step:
         if self.stage.input == "features":
             return batch["features"]
         training = self.batch_statistics and "backbone" in self.stage.rates
-        return self.embedder.features(batch["image"], training=training)
+        return self.backbone(batch["image"], training=training)
 
     def _drop(self, features: tf.Tensor) -> tf.Tensor:
         """Dropout whose mask is a function of seed, step and place in the global batch."""

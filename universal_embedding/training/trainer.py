@@ -12,6 +12,7 @@ from universal_embedding.models.embedder import Embedder
 from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.loop import Loop
 from universal_embedding.training.metrics import MetricWriter
+from universal_embedding.training.model import save_architecture
 from universal_embedding.training.preemption import Preemption
 from universal_embedding.training.run import Run
 from universal_embedding.training.stages import Stage, rate_at
@@ -41,6 +42,8 @@ class Trainer:
         self.checkpoints = Checkpoints(
             run.workdir, run.state(), self.config.keep, self.chief, background=count == 1
         )
+        if self.chief:
+            save_architecture(run.workdir, run.embedder)
         self.started_from = find_start(self.checkpoints, run.weights, init_from)
 
     def run(self) -> bool:
@@ -125,7 +128,7 @@ class Trainer:
                 if count:
                     numbers[f"{name}/{domain}"] = loss / count
         for group in stage.rates:
-            numbers[f"rate/{group}"] = float(rate_at(self.of.stages, group, 1.0, step - 1))
+            numbers[f"rate/{group}"] = float(rate_at(self.of.stages, group, 0, step - 1))
         self.writer.train(step, {**numbers, "gradient/norm": float(norms.mean())})
 
     def _validate(self, step: int) -> None:

@@ -78,7 +78,7 @@ def _fitted(weight: keras.Variable, shape: tuple[int, ...], antialias: bool) -> 
     if value.ndim == 2 and value.shape[0] == 1 and value.dtype.kind == "i":  # position numbers
         return np.arange(shape[1], dtype=value.dtype)[None]
     if value.ndim in (2, 3) and "position" in weight.path and value.shape[-1] == shape[-1]:
-        return resize_positions(value, shape[-2], antialias)
+        return np.asarray(resize_positions(value, shape[-2], antialias))
     raise ValueError(f"its weight {weight.path} {value.shape} would have to become {tuple(shape)}")
 
 

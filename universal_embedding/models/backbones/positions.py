@@ -2,14 +2,14 @@
 
 import math
 
-import numpy as np
 import tensorflow as tf
 
 
-def resize_positions(table: np.ndarray, count: int, antialias: bool = True) -> np.ndarray:
+def resize_positions(table: tf.Tensor, count: int, antialias: bool = True) -> tf.Tensor:
     """Resizes position embeddings by bicubic interpolation over their square grid.
 
     Tokens before the grid (class token, registers, distillation token) keep their embeddings.
+    Gradients pass through.
 
     Args:
         table: `[..., N, D]`, N = tokens before the grid + side * side.
@@ -22,15 +22,16 @@ def resize_positions(table: np.ndarray, count: int, antialias: bool = True) -> n
     Raises:
         ValueError: `count` is not such a number.
     """
-    old = table.shape[-2]
+    *_, old, width = table.shape
     if old == count:
         return table
     side, new_side = math.isqrt(old), math.isqrt(count)
     prefix = old - side * side
     if prefix != count - new_side * new_side:
         raise ValueError(f"{old} position embeddings cannot become {count}: no square grids")
-    rows = table.reshape(old, -1).astype("float32")
-    grid = rows[prefix:].reshape(1, side, side, -1)
+    rows = tf.reshape(table, [-1, old, width])
+    grid = tf.reshape(tf.cast(rows[:, prefix:], tf.float32), [-1, side, side, width])
     grid = tf.image.resize(grid, [new_side, new_side], method="bicubic", antialias=antialias)
-    rows = np.concatenate([rows[:prefix], grid.numpy().reshape(new_side * new_side, -1)])
-    return rows.reshape(*table.shape[:-2], count, table.shape[-1]).astype(table.dtype)
+    grid = tf.cast(tf.reshape(grid, [-1, new_side * new_side, width]), rows.dtype)
+    resized = tf.concat([rows[:, :prefix], grid], axis=1)
+    return tf.reshape(resized, [*table.shape[:-2], count, width])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
@@ -22,10 +23,14 @@ class Outputs:
     Attributes:
         features: `[b, F]` of the backbone, after dropout.
         embedding: `[b, D]` float32 unit rows.
+        step: int64 scalar, the run's step.
+        margin_factor: float32 scalar, of the stage's schedule.
     """
 
     features: tf.Tensor
     embedding: tf.Tensor
+    step: tf.Tensor
+    margin_factor: tf.Tensor
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Setting:
 
     config: ConfigDict
     embedder: Embedder
-    class_sizes: Mapping[str, "object"]
+    class_sizes: Mapping[str, np.ndarray]
 
 
 class Objective:

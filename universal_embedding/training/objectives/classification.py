@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 import keras
+import numpy as np
 import tensorflow as tf
 
-from universal_embedding.models.heads import MarginHead
+from universal_embedding.models.heads import MarginHead, dynamic_margins
 from universal_embedding.training.objectives.base import Objective, Outputs, Setting
 
 
@@ -19,11 +20,14 @@ class Loss(Objective):
             {domain: len(sizes) for domain, sizes in setting.class_sizes.items()},
             setting.embedder.output_dimension,
             margin_kind=config.margin_kind,
-            margin=config.margin,
+            margin=self._margins(setting),
             scale=config.scale,
             centers=config.centers,
             joint=config.joint,
+            method=config.method,
+            samples=config.samples or None,
         )
+        self.seed = setting.config.seed
 
     def parts(self) -> dict[str, list[keras.Variable]]:
         """`head`, or `head/<domain>` for each where classifiers are separate."""
@@ -41,4 +45,22 @@ class Loss(Objective):
 
     def losses(self, batch: Mapping[str, tf.Tensor], outputs: Outputs) -> tf.Tensor:
         """`[b]` float32."""
-        return self.head(outputs.embedding, batch["label"], batch["domain"])
+        seed = tf.stack([tf.constant(self.seed, tf.int64), outputs.step])
+        return self.head(
+            outputs.embedding,
+            batch["label"],
+            batch["domain"],
+            margin_factor=outputs.margin_factor,
+            seed=tf.cast(seed, tf.int32),
+        )
+
+    def _margins(self, setting: Setting) -> float | dict[str, np.ndarray]:
+        config = setting.config.head
+        if not config.dynamic_margin:
+            return config.margin
+        return {
+            domain: dynamic_margins(
+                sizes, config.dynamic_margin, config.dynamic_power, config.margin
+            )
+            for domain, sizes in setting.class_sizes.items()
+        }
