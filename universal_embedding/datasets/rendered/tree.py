@@ -75,9 +75,8 @@ def _write_info(tree: Path, domain: Domain, seed: int) -> list[Job]:
             for name in photos + catalogue:
                 into = "index" if split == "test" and name in catalogue else split
                 rows[into].append({"path": f"{folder}/{name}", "class_id": number})
-            jobs.append(
-                Job(domain.thing, tree / "images" / folder, seed, domain.key, number, domain.photos, domain.catalogue)
-            )  # fmt: skip
+            place = (tree / "images" / folder, seed, domain.key, number)
+            jobs.append(Job(domain.thing, *place, domain.photos, domain.catalogue))
             number += 1
         for name, found in rows.items():
             if found:
