@@ -10,6 +10,7 @@ from PIL import Image
 
 from universal_embedding.datasets.rendered import tree
 from universal_embedding.datasets.rendered.domains import DOMAINS
+from universal_embedding.datasets.rendered.jobs import stream
 from universal_embedding.datasets.rendered.names import names
 from universal_embedding.errors import UserError
 
@@ -122,6 +123,18 @@ def test_gallery_has_twenty_pictures_in_each_of_five_categories(tmp_path):
     assert counts == dict.fromkeys(["Dog", "Food", "Garment", "Vehicle", "Location"], 20)
 
 
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--output"):
+        tree.render_gallery(tmp_path / "file" / "gallery")
+
+
 def test_names_are_different():
     found = names(np.random.default_rng(0), 500)
     assert len(set(found)) == 500 and all(n.isalpha() and n.islower() for n in found)
+
+
+def test_no_two_streams_are_the_same():
+    streams = [(), (0,), (0, 0), (1,), (1, 0), (0, 1)]
+    assert len({stream(5, "cars", *numbers).integers(2**62) for numbers in streams}) == 6
+    assert stream(5, "cars").integers(2**62) != stream(5, "towers").integers(2**62)

@@ -34,9 +34,9 @@ class Light:
     def design(cls, rng: np.random.Generator) -> "Light":
         """Draws a light: daylight, lamps, dusk."""
         angle = rng.uniform(-np.pi, 0)
-        hue = np.array(hsv(rng.uniform(), rng.uniform(0, 0.18), 1.0)) / 255
+        hue = np.array(hsv(rng.uniform(), rng.uniform(0, 0.14), 1.0)) / 255
         return cls(
-            (np.cos(angle), np.sin(angle)), tuple(hue / hue.mean()), rng.uniform(0.7, 1.2),
+            (np.cos(angle), np.sin(angle)), tuple(hue / hue.mean()), rng.uniform(0.76, 1.2),
             rng.uniform(0, 0.3), rng.uniform(0.15, 0.45), rng.uniform(0.5, 3), rng.uniform(0, 0.6),
         )  # fmt: skip
 

@@ -118,7 +118,7 @@ def _heart(growth: Growth) -> list[Blade]:
 
 
 def _pinnate(growth: Growth) -> list[Blade]:
-    leaflet = growth.oval(0.4 * growth.width + 0.12, 0.46).moved(0, (0, -0.3))
+    leaflet = growth.oval(0.28 * growth.width + 0.1, 0.46).moved(0, (0, -0.3))
     rows = np.linspace(0.55, -0.35, max(3, growth.lobes - 2))
     pairs = [leaflet.moved(1.05 * side, (0, y)) for y in rows for side in (-1, 1)]
     return [*pairs, leaflet.moved(0, (0, -0.25))]

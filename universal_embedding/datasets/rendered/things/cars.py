@@ -36,7 +36,7 @@ class Car:
     extra: str
 
     places: ClassVar = (backgrounds.street, backgrounds.meadow, backgrounds.room, backgrounds.bokeh)
-    freedom: ClassVar = Freedom(roll=0.1, yaw=0.45, pitch=0.12, scale=(0.92, 1.25), mirror=True)
+    freedom: ClassVar = Freedom(roll=0.1, yaw=0.45, pitch=0.12, scale=(0.97, 1.25), mirror=True)
     size: ClassVar = (128, 96)
 
     @classmethod

@@ -34,7 +34,7 @@ class Dog:
     patches: tuple[tuple[float, float, float], ...]
 
     places: ClassVar = (backgrounds.meadow, backgrounds.room, backgrounds.street, backgrounds.bokeh)
-    freedom: ClassVar = Freedom(roll=0.08, yaw=0.45, pitch=0.1, scale=(0.7, 1.05), mirror=True)
+    freedom: ClassVar = Freedom(roll=0.08, yaw=0.45, pitch=0.1, scale=(0.75, 1.05), mirror=True)
     size: ClassVar = (128, 112)
 
     @classmethod

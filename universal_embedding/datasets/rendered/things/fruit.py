@@ -38,7 +38,7 @@ class Fruit:
     counts: tuple[int, int]
 
     places: ClassVar = (backgrounds.planks, backgrounds.cloth, backgrounds.stone)
-    freedom: ClassVar = Freedom(roll=np.pi, yaw=0.25, pitch=0.4, scale=(0.8, 1.08))
+    freedom: ClassVar = Freedom(roll=np.pi, yaw=0.25, pitch=0.4, scale=(0.85, 1.08))
     size: ClassVar = (128, 112)
 
     @classmethod

@@ -29,7 +29,7 @@ class Leaf:
     stalk: Colour
 
     places: ClassVar = (backgrounds.stone, backgrounds.planks, backgrounds.bokeh, backgrounds.cloth)
-    freedom: ClassVar = Freedom(roll=0.8, yaw=0.4, pitch=0.4, scale=(0.85, 1.2), mirror=True)
+    freedom: ClassVar = Freedom(roll=0.8, yaw=0.4, pitch=0.4, scale=(0.9, 1.2), mirror=True)
     size: ClassVar = (112, 112)
 
     @classmethod

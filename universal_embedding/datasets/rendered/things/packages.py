@@ -33,7 +33,7 @@ class Package:
     size3: tuple[float, float, float]
 
     places: ClassVar = (backgrounds.shelf, backgrounds.shelf, backgrounds.room, backgrounds.cloth)
-    freedom: ClassVar = Freedom(roll=0.25, yaw=0.1, pitch=0.1, scale=(0.8, 1.12))
+    freedom: ClassVar = Freedom(roll=0.25, yaw=0.1, pitch=0.1, scale=(0.85, 1.12))
     size: ClassVar = (112, 128)
 
     @classmethod

@@ -36,7 +36,7 @@ class Painting:
     aspect: float
 
     places: ClassVar = (backgrounds.room, backgrounds.cloth, backgrounds.stone, backgrounds.plain)
-    freedom: ClassVar = Freedom(roll=0.15, yaw=0.6, pitch=0.3, scale=(0.75, 1.05))
+    freedom: ClassVar = Freedom(roll=0.15, yaw=0.6, pitch=0.3, scale=(0.8, 1.05))
     size: ClassVar = (120, 120)
 
     @classmethod

@@ -47,7 +47,7 @@ class Tower:
         backgrounds.street,
         backgrounds.bokeh,
     )
-    freedom: ClassVar = Freedom(roll=0.1, yaw=0.3, pitch=0.4, scale=(0.9, 1.25))
+    freedom: ClassVar = Freedom(roll=0.1, yaw=0.3, pitch=0.4, scale=(0.95, 1.25))
     size: ClassVar = (96, 128)
 
     @classmethod
