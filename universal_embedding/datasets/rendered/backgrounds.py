@@ -12,7 +12,7 @@ from universal_embedding.datasets.rendered.patterns import Pattern
 Rng = np.random.Generator
 
 
-def _any_colour(rng: Rng, saturation: float = 0.6) -> Colour:
+def _any_colour(rng: Rng, saturation: float = 0.5) -> Colour:
     return hsv(rng.uniform(), rng.uniform(0, saturation), rng.uniform(0.25, 0.97))
 
 
@@ -54,7 +54,7 @@ def cloth(rng: Rng, width: int, height: int) -> np.ndarray:
     """A patterned table cloth, wallpaper or tiles."""
     pattern = Pattern.design(rng, (2, 9))
     base = _any_colour(rng)
-    soft = rng.uniform(0.1, 0.75)
+    soft = rng.uniform(0.1, 0.4)
     colours = tuple(mix(base, c, soft) for c in pattern.colours)
     angle = rng.uniform(0, np.pi)
     texture = Pattern(pattern.kind, colours, pattern.repeats, angle).texture

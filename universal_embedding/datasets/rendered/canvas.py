@@ -1,7 +1,7 @@
 """A transparent square to draw on, from -1 to 1 in both directions, y down."""
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from universal_embedding.datasets.rendered.colours import Colour
 
@@ -43,7 +43,7 @@ class Canvas:
         self.image.paste(texture, (0, 0), mask)
 
     def quad(self, corners: np.ndarray, texture: Image.Image) -> None:
-        """Lays a whole picture into four corners: top left, top right, bottom right, bottom left."""
+        """Lays a picture into four corners, clockwise from its top left one."""
         width, height = texture.size
         source = [(0, 0), (width, 0), (width, height), (0, height)]
         target = np.asarray(pixels(corners)).reshape(4, 2)
@@ -52,6 +52,11 @@ class Canvas:
             Image.Resampling.BILINEAR,
         )  # fmt: skip
         self.image.alpha_composite(warped)
+
+    def stencil(self, over: "Canvas") -> None:
+        """Puts another canvas on top, but only where this one is drawn on already."""
+        mask = ImageChops.multiply(self.image.getchannel("A"), over.image.getchannel("A"))
+        self.image.paste(over.image, (0, 0), mask)
 
     def layer(self, image: Image.Image) -> None:
         """Puts another RGBA picture of the same size on top."""

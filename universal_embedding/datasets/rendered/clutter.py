@@ -13,7 +13,7 @@ Rng = np.random.Generator
 def _edge_point(rng: Rng) -> np.ndarray:
     """A point near the border of the canvas."""
     angle = rng.uniform(0, 2 * np.pi)
-    return np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.72, 1.05)
+    return np.array([np.cos(angle), np.sin(angle)]) * rng.uniform(0.85, 1.1)
 
 
 def pebbles(canvas: Canvas, rng: Rng) -> None:
@@ -35,7 +35,8 @@ def branch(canvas: Canvas, rng: Rng) -> None:
     leaf = MOTIFS["leaf"] * rng.uniform(0.1, 0.2)
     for x, y in path[1:]:
         canvas.polygon(
-            turned(leaf, rng.uniform(0, 6.3)) + (x, y), shade(green, rng.uniform(0.8, 1.3))
+            turned(leaf, rng.uniform(0, 6.3)) + np.array([x, y]),
+            shade(green, rng.uniform(0.8, 1.3)),
         )
 
 
@@ -84,8 +85,8 @@ KINDS = (pebbles, branch, stick, cup, card, ribbon)
 
 
 def clutter(rng: Rng) -> Canvas:
-    """One to three things along the border."""
+    """Up to two things along the border."""
     canvas = Canvas()
-    for _ in range(rng.integers(1, 4)):
+    for _ in range(rng.integers(0, 3)):
         KINDS[rng.integers(len(KINDS))](canvas, rng)
     return canvas

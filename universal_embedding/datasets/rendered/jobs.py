@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from universal_embedding.datasets.rendered.scene import Thing, photograph, studio
@@ -30,6 +29,13 @@ class Job:
     catalogue: int = 0
 
 
+def stream(seed: int, domain: str, *numbers: int) -> np.random.Generator:
+    """The random numbers of a domain, of one of its classes, or of one of that class's pictures."""
+    # numpy takes [1, 2] and [1, 2, 0] for the same seed; the count of numbers keeps them apart.
+    entropy = [len(numbers), seed, zlib.crc32(domain.encode()), *numbers]
+    return np.random.default_rng(entropy)
+
+
 def picture_names(photos: int, catalogue: int) -> tuple[list[str], list[str]]:
     """File names of a class's photographs and of its catalogue pictures."""
     return [f"{n:02}.jpg" for n in range(photos)], [f"studio_{n:02}.jpg" for n in range(catalogue)]
@@ -37,19 +43,14 @@ def picture_names(photos: int, catalogue: int) -> tuple[list[str], list[str]]:
 
 def draw_class(job: Job) -> int:
     """Draws one class; gives the number of pictures written."""
-    stream = [job.seed, zlib.crc32(job.domain.encode()), job.number]
-    thing = job.thing.design(np.random.default_rng(stream))
+    thing = job.thing.design(stream(job.seed, job.domain, job.number))
     job.folder.mkdir(parents=True)
     photos, catalogue = picture_names(job.photos, job.catalogue)
     for n, name in enumerate(photos + catalogue):
-        rng = np.random.default_rng([*stream, n])
+        rng = stream(job.seed, job.domain, job.number, n)
         image = (photograph if n < job.photos else studio)(thing, rng)
-        _save(image, job.folder / name, quality=int(rng.integers(80, 94)))
+        image.save(job.folder / name, "JPEG", quality=int(rng.integers(80, 94)))
     return len(photos) + len(catalogue)
-
-
-def _save(image: Image.Image, path: Path, quality: int) -> None:
-    image.save(path, "JPEG", quality=quality)
 
 
 def draw_all(jobs: Sequence[Job], processes: int) -> int:

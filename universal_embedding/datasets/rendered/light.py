@@ -34,10 +34,10 @@ class Light:
     def design(cls, rng: np.random.Generator) -> "Light":
         """Draws a light: daylight, lamps, dusk."""
         angle = rng.uniform(-np.pi, 0)
-        hue = np.array(hsv(rng.uniform(), rng.uniform(0, 0.3), 1.0)) / 255
+        hue = np.array(hsv(rng.uniform(), rng.uniform(0, 0.14), 1.0)) / 255
         return cls(
-            (np.cos(angle), np.sin(angle)), tuple(hue / hue.mean()), rng.uniform(0.62, 1.25),
-            rng.uniform(0, 0.5), rng.uniform(0.2, 0.7), rng.uniform(1, 7), rng.uniform(0, 0.7),
+            (np.cos(angle), np.sin(angle)), tuple(hue / hue.mean()), rng.uniform(0.76, 1.2),
+            rng.uniform(0, 0.3), rng.uniform(0.15, 0.45), rng.uniform(0.5, 3), rng.uniform(0, 0.6),
         )  # fmt: skip
 
     def cast_shadow(self, ground: np.ndarray, layer: np.ndarray) -> np.ndarray:

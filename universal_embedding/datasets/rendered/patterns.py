@@ -38,7 +38,7 @@ FIELDS: dict[str, Field] = {
     "window": lambda u, v: (u % 1 < 0.16) | (v % 1 < 0.16),
     "triangles": lambda u, v: (u % 1 + v % 1) % 2 > 1,
     "bricks": lambda u, v: ((v * 2) % 1 < 0.2) | ((u + 0.5 * ((v * 2) % 2 > 1)) % 1 < 0.12),
-    "crosses": lambda u, v: np.minimum(*np.abs(_cell(u, v))) < np.where(_radius(u, v) < 0.36, 0.1, 0),
+    "crosses": lambda u, v: (np.minimum(*np.abs(_cell(u, v))) < 0.1) & (_radius(u, v) < 0.36),
     "scales": lambda u, v: np.digitize(np.hypot(u % 1 - 0.5, v % 1), [0.32, 0.62]),
     "petals": lambda u, v: _radius(u, v) < 0.28 + 0.17 * np.cos(
         5 * np.arctan2(*_cell(u, v))

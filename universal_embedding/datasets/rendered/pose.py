@@ -35,5 +35,5 @@ class Freedom:
         y, depth = y * np.cos(pitch) - depth * np.sin(pitch), y * np.sin(pitch) + depth
         scale = rng.uniform(*self.scale)
         near = scale * DISTANCE / (DISTANCE + depth)
-        shift = rng.uniform(-1, 1, 2) * (1.08 - scale) * (0.8, 0.7)
+        shift = rng.uniform(-1, 1, 2) * max(0.1, 1.12 - scale) * (0.8, 0.7)
         return np.stack([x * near, y * near], 1) + shift

@@ -12,7 +12,7 @@ import PIL
 
 from universal_embedding.datasets.rendered.domains import DOMAINS, Domain
 from universal_embedding.datasets.rendered.gallery import CATEGORIES, INSTANCES, VIEWS
-from universal_embedding.datasets.rendered.jobs import Job, draw_all, picture_names
+from universal_embedding.datasets.rendered.jobs import Job, draw_all, picture_names, stream
 from universal_embedding.datasets.rendered.names import names
 from universal_embedding.errors import UserError
 
@@ -50,10 +50,9 @@ def render_gallery(output: Path, seed: int = 0, processes: int = 1) -> int:
     def write(tree: Path) -> int:
         jobs = []
         for category, thing in CATEGORIES.items():
-            found = names(np.random.default_rng(seed), INSTANCES)
-            for number, name in enumerate(found):
-                folder = tree / category / name
-                jobs.append(Job(thing, folder, seed, f"gallery {category}", number, VIEWS))
+            key = f"gallery {category}"
+            for number, name in enumerate(names(stream(seed, key), INSTANCES)):
+                jobs.append(Job(thing, tree / category / name, seed, key, number, VIEWS))
         return draw_all(jobs, processes)
 
     return _whole(output, {"what": "gallery", "seed": seed}, write)
@@ -63,9 +62,7 @@ def _write_info(tree: Path, domain: Domain, seed: int) -> list[Job]:
     """Writes a domain's split files, and gives the jobs that draw its pictures."""
     info = tree / "info_files" / domain.key
     info.mkdir(parents=True)
-    class_names = names(
-        np.random.default_rng([seed, len(domain.key)]), sum(domain.classes.values())
-    )
+    class_names = names(stream(seed, domain.key), sum(domain.classes.values()))
     photos, catalogue = picture_names(domain.photos, domain.catalogue)
     jobs, number = [], 0
     for split, count in domain.classes.items():
@@ -75,9 +72,8 @@ def _write_info(tree: Path, domain: Domain, seed: int) -> list[Job]:
             for name in photos + catalogue:
                 into = "index" if split == "test" and name in catalogue else split
                 rows[into].append({"path": f"{folder}/{name}", "class_id": number})
-            jobs.append(
-                Job(domain.thing, tree / "images" / folder, seed, domain.key, number, domain.photos, domain.catalogue)
-            )  # fmt: skip
+            place = (tree / "images" / folder, seed, domain.key, number)
+            jobs.append(Job(domain.thing, *place, domain.photos, domain.catalogue))
             number += 1
         for name, found in rows.items():
             if found:
@@ -88,12 +84,16 @@ def _write_info(tree: Path, domain: Domain, seed: int) -> list[Job]:
 
 def _whole(output: Path, settings: dict, write: Callable[[Path], int]) -> int:
     """Has `write` fill a folder beside `output`, which takes its place only when complete."""
+    output = output.absolute()
     stamp = {**settings, "drawing": _fingerprint()}
     if _stamp_of(output) == stamp:
         return 0
     partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{output} (from --output) cannot be made: {error}") from None
     count = write(partial)
     (partial / STAMP).write_text(json.dumps(stamp, indent=1) + "\n")
     if output.exists():

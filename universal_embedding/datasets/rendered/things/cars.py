@@ -13,33 +13,10 @@ from universal_embedding.datasets.rendered.motifs import MOTIFS
 from universal_embedding.datasets.rendered.patterns import Pattern
 from universal_embedding.datasets.rendered.pose import Freedom
 from universal_embedding.datasets.rendered.shapes import TURN, box, disc, points, smooth, turned
+from universal_embedding.datasets.rendered.things.bodies import BODIES, FLOOR
 
-# Roof line from rear to front over a floor at y = 0.35, and where the windows begin and end.
-BODIES: dict[str, tuple[list[tuple[float, float]], list[tuple[float, float]], int]] = {
-    "saloon": ([(-0.95, 0), (-0.9, -0.08), (-0.6, -0.1), (-0.38, -0.4), (0.15, -0.4), (0.45, -0.08),
-                (0.9, -0.02), (0.96, 0.1)], [(-0.5, -0.1), (-0.33, -0.34), (0.12, -0.34), (0.35, -0.1)], 2),
-    "hatch": ([(-0.85, 0), (-0.82, -0.2), (-0.6, -0.45), (0.1, -0.45), (0.42, -0.1), (0.82, 0),
-               (0.88, 0.12)], [(-0.7, -0.14), (-0.54, -0.38), (0.07, -0.38), (0.33, -0.12)], 2),
-    "van": ([(-0.93, 0.1), (-0.93, -0.6), (-0.88, -0.66), (0.45, -0.66), (0.72, -0.2), (0.93, -0.08),
-             (0.95, 0.1)], [(0.0, -0.2), (0.0, -0.56), (0.42, -0.56), (0.6, -0.2)], 1),
-    "bus": ([(-0.96, 0.1), (-0.96, -0.66), (-0.9, -0.72), (0.86, -0.72), (0.94, -0.6), (0.97, 0.1)],
-            [(-0.88, -0.22), (-0.88, -0.6), (0.82, -0.6), (0.86, -0.22)], 5),
-    "pickup": ([(-0.96, 0.1), (-0.96, -0.16), (-0.2, -0.16), (-0.18, -0.5), (0.25, -0.5), (0.5, -0.12),
-                (0.93, -0.06), (0.96, 0.1)], [(-0.1, -0.16), (-0.1, -0.43), (0.22, -0.43), (0.4, -0.14)], 1),
-    "beetle": ([(-0.92, 0.2), (-0.8, -0.15), (-0.4, -0.5), (0, -0.58), (0.35, -0.45), (0.55, -0.12),
-                (0.88, 0.02), (0.95, 0.25)], [(-0.45, -0.14), (-0.28, -0.42), (0.2, -0.42), (0.4, -0.12)], 2),
-    "coupe": ([(-0.96, 0.05), (-0.92, -0.12), (-0.5, -0.28), (-0.1, -0.4), (0.15, -0.36), (0.5, -0.05),
-               (0.9, 0.05), (0.98, 0.2)], [(-0.42, -0.12), (-0.1, -0.32), (0.12, -0.3), (0.36, -0.06)], 1),
-    "jeep": ([(-0.88, 0.1), (-0.88, -0.6), (0.2, -0.6), (0.3, -0.14), (0.86, -0.12), (0.9, 0.1)],
-             [(-0.78, -0.2), (-0.78, -0.52), (0.14, -0.52), (0.22, -0.2)], 3),
-    "truck": ([(-0.97, 0.1), (-0.97, -0.75), (0.28, -0.75), (0.3, -0.52), (0.7, -0.5), (0.82, -0.15),
-               (0.95, -0.1), (0.96, 0.1)], [(0.42, -0.16), (0.42, -0.42), (0.66, -0.42), (0.74, -0.16)], 1),
-    "roadster": ([(-0.95, 0.05), (-0.85, -0.14), (-0.35, -0.12), (0.1, -0.08), (0.2, -0.32), (0.24, -0.06),
-                  (0.85, 0), (0.96, 0.2)], [(0.08, -0.1), (0.16, -0.3), (0.2, -0.3), (0.22, -0.1)], 1),
-}  # fmt: skip
 LIVERIES = ("plain", "two-tone", "stripe", "pattern", "roof", "motif", "nose")
 EXTRAS = ("nothing", "rack", "spoiler", "sign", "lamps")
-FLOOR = 0.34
 
 
 @dataclass(frozen=True)
@@ -59,7 +36,7 @@ class Car:
     extra: str
 
     places: ClassVar = (backgrounds.street, backgrounds.meadow, backgrounds.room, backgrounds.bokeh)
-    freedom: ClassVar = Freedom(roll=0.1, yaw=0.7, pitch=0.15, scale=(0.85, 1.2), mirror=True)
+    freedom: ClassVar = Freedom(roll=0.1, yaw=0.45, pitch=0.12, scale=(0.97, 1.25), mirror=True)
     size: ClassVar = (128, 96)
 
     @classmethod
@@ -85,17 +62,19 @@ class Car:
     def draw(self, rng: np.random.Generator) -> Image.Image:
         """The car from its side, the camera a little above or before it."""
         canvas = Canvas()
-        roof, glass, panes = BODIES[self.body]
+        body = BODIES[self.body]
         stretch = np.array([self.length, 1.0])
-        outline = smooth(points(*roof, (0.95, FLOOR), (-0.95, FLOOR)), 1) * stretch
+        outline = smooth(points(*body.roof, (0.95, FLOOR), (-0.95, FLOOR)), 1) * stretch
         depth = np.array([rng.uniform(-0.12, 0.12), -rng.uniform(0.04, 0.16)])
         self._draw_wheels(canvas, depth * 0.8, far=True, turn=0)
         for share in np.linspace(1, 0, 8):
             canvas.polygon(outline + depth * share, shade(self._top, 0.75 + 0.3 * (share < 0.6)))
         self._draw_extra(canvas, outline, depth)
-        canvas.polygon(outline, self.paint)
-        self._draw_livery(canvas, outline)
-        self._draw_windows(canvas, points(*glass) * stretch, panes, rng.uniform(0.4, 1.0))
+        side = Canvas()
+        side.polygon(outline, self.paint)
+        self._draw_livery(side)
+        canvas.layer(side.image)
+        self._draw_windows(canvas, body.glass * stretch, body.panes, rng.uniform(0.4, 1.0))
         self._draw_trim(canvas)
         self._draw_wheels(canvas, np.zeros(2), far=False, turn=rng.uniform(0, TURN))
         return canvas.image
@@ -104,7 +83,7 @@ class Car:
     def _top(self) -> Colour:
         return self.second if self.livery == "roof" else self.paint
 
-    def _draw_livery(self, canvas: Canvas, outline: np.ndarray) -> None:
+    def _draw_livery(self, canvas: Canvas) -> None:
         over = Canvas()
         if self.livery == "two-tone":
             over.polygon(box(-1, 0.08, 1, 0.5), self.second)
@@ -122,17 +101,7 @@ class Car:
         if self.livery == "motif":
             over.polygon(box(-1, 0.2, 1, 0.5), self.third)
             over.polygon(MOTIFS[self.motif] * 0.24 + (-0.2, 0.02), self.second)
-        mask = Canvas()
-        mask.polygon(outline, INK)
-        canvas.image.paste(
-            over.image,
-            (0, 0),
-            Image.composite(
-                over.image.getchannel("A"),
-                Image.new("L", mask.image.size),
-                mask.image.getchannel("A"),
-            ),
-        )
+        canvas.stencil(over)
 
     def _draw_windows(self, canvas: Canvas, glass: np.ndarray, panes: int, sky: float) -> None:
         canvas.polygon((glass - glass.mean(0)) * 1.08 + glass.mean(0), shade(self.paint, 0.5))

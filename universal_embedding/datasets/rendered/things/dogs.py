@@ -34,7 +34,7 @@ class Dog:
     patches: tuple[tuple[float, float, float], ...]
 
     places: ClassVar = (backgrounds.meadow, backgrounds.room, backgrounds.street, backgrounds.bokeh)
-    freedom: ClassVar = Freedom(roll=0.08, yaw=0.45, pitch=0.1, scale=(0.8, 1.05), mirror=True)
+    freedom: ClassVar = Freedom(roll=0.08, yaw=0.45, pitch=0.1, scale=(0.75, 1.05), mirror=True)
     size: ClassVar = (128, 112)
 
     @classmethod
@@ -44,11 +44,17 @@ class Dog:
         collar = str(rng.choice(["red", "blue", "green", "yellow", "purple", "teal"]))
         spots = rng.uniform((-0.55, -0.12, 0.08), (0.35, 0.2, 0.2), (int(rng.integers(0, 5)), 3))
         return cls(
-            coat=COATS[first], second=COATS[second], collar=PAINTS[collar],
-            pricked=bool(rng.uniform() < 0.5), ear=rng.uniform(0.2, 0.36), leg=rng.uniform(0.25, 0.5),
-            bulk=rng.uniform(0.2, 0.3), muzzle=rng.uniform(0.16, 0.34), tail=rng.uniform(0.25, 0.5),
+            coat=COATS[first],
+            second=COATS[second],
+            collar=PAINTS[collar],
+            pricked=bool(rng.uniform() < 0.5),
+            ear=rng.uniform(0.2, 0.36),
+            leg=rng.uniform(0.25, 0.5),
+            bulk=rng.uniform(0.2, 0.3),
+            muzzle=rng.uniform(0.16, 0.34),
+            tail=rng.uniform(0.25, 0.5),
             patches=tuple(tuple(s) for s in spots),
-        )  # fmt: skip
+        )
 
     def draw(self, rng: np.random.Generator) -> Image.Image:
         """The dog from its side: standing or trotting, head up or down, tail where it likes."""
@@ -98,8 +104,8 @@ class Dog:
         )
         canvas.polygon(smooth(neck, 1), self.coat)
         middle = neck.mean(0)
-        canvas.line(points(middle - (0.14, 0.1), middle + (0.14, 0.06)), 0.08, self.collar)
-        canvas.ellipse(*(middle + (0.13, 0.12)), 0.045, fill=(230, 200, 90))
+        canvas.line(np.array([[-0.14, -0.1], [0.14, 0.06]]) + middle, 0.08, self.collar)
+        canvas.ellipse(middle[0] + 0.13, middle[1] + 0.12, 0.045, fill=(230, 200, 90))
 
     def _draw_head(self, canvas: Canvas, at: np.ndarray, tongue: bool) -> None:
         x, y = at

@@ -53,7 +53,7 @@ class Garment:
     accent: Colour
 
     places: ClassVar = (backgrounds.room, backgrounds.planks, backgrounds.cloth, backgrounds.plain)
-    freedom: ClassVar = Freedom(roll=0.5, yaw=0.55, pitch=0.3, scale=(0.7, 1.0))
+    freedom: ClassVar = Freedom(roll=0.3, yaw=0.35, pitch=0.2, scale=(0.85, 1.1))
     size: ClassVar = (112, 128)
 
     @classmethod

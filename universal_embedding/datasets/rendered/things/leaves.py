@@ -1,4 +1,4 @@
-"""Leaves. A class is a plant's leaf: outline, veins, and the way its blade is coloured."""
+"""Leaves. A class is a plant: how its leaves grow, their veins, and how the blade is coloured."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,25 +8,20 @@ from PIL import Image
 
 from universal_embedding.datasets.rendered import backgrounds
 from universal_embedding.datasets.rendered.canvas import Canvas
-from universal_embedding.datasets.rendered.colours import Colour, hsv, mix, shade, vary
+from universal_embedding.datasets.rendered.colours import Colour, hsv, shade, vary
 from universal_embedding.datasets.rendered.pose import Freedom
-from universal_embedding.datasets.rendered.shapes import TURN, disc, points, polar, turned
+from universal_embedding.datasets.rendered.shapes import disc, points
+from universal_embedding.datasets.rendered.things.blades import Blade, Growth
 
-FORMS = ("simple", "lobed", "palmate", "pinnate", "fan", "heart", "trefoil")
 MARKS = ("none", "edge", "spots", "veins", "halves", "stripes", "centre")
+HUES = (0.0, 0.06, 0.11, 0.16, 0.25, 0.33, 0.4, 0.85)
 
 
 @dataclass(frozen=True)
 class Leaf:
     """One plant's leaf; see the module."""
 
-    form: str
-    width: float
-    taper: float
-    lobes: int
-    cleft: float
-    teeth: int
-    bite: float
+    growth: Growth
     veins: int
     mark: str
     blade: Colour
@@ -34,156 +29,79 @@ class Leaf:
     stalk: Colour
 
     places: ClassVar = (backgrounds.stone, backgrounds.planks, backgrounds.bokeh, backgrounds.cloth)
-    freedom: ClassVar = Freedom(roll=np.pi, yaw=0.6, pitch=0.6, scale=(0.65, 1.0), mirror=True)
+    freedom: ClassVar = Freedom(roll=0.8, yaw=0.4, pitch=0.4, scale=(0.9, 1.2), mirror=True)
     size: ClassVar = (112, 112)
 
     @classmethod
     def design(cls, rng: np.random.Generator) -> "Leaf":
         """Draws a plant."""
-        hue = rng.choice([0.0, 0.06, 0.11, 0.16, 0.25, 0.33, 0.4, 0.85])
-        blade = hsv(hue + rng.uniform(-0.02, 0.02), rng.uniform(0.45, 0.85), rng.uniform(0.35, 0.8))
-        pale = hsv(rng.choice([0.12, 0.2, 0.95, 0.0]), rng.uniform(0.1, 0.6), rng.uniform(0.85, 1))
+        hue = rng.choice(HUES) + rng.uniform(-0.02, 0.02)
+        pale_hue = rng.choice([0.12, 0.2, 0.95, 0.0])
         return cls(
-            form=str(rng.choice(FORMS)),
-            width=rng.uniform(0.3, 0.75),
-            taper=rng.uniform(0.5, 1.6),
-            lobes=int(rng.integers(3, 9)),
-            cleft=rng.uniform(0.2, 0.6),
-            teeth=int(rng.choice([0, 0, 14, 24, 40])),
-            bite=rng.uniform(0.05, 0.12),
+            growth=Growth.design(rng),
             veins=int(rng.integers(3, 9)),
             mark=str(rng.choice(MARKS)),
-            blade=blade,
-            pale=pale,
+            blade=hsv(hue, rng.uniform(0.45, 0.85), rng.uniform(0.35, 0.8)),
+            pale=hsv(pale_hue, rng.uniform(0.1, 0.6), rng.uniform(0.85, 1)),
             stalk=hsv(rng.choice([0.0, 0.08, 0.3, 0.9]), 0.6, rng.uniform(0.3, 0.7)),
         )
 
     def draw(self, rng: np.random.Generator) -> Image.Image:
         """One leaf of the plant, a little bent, its green as the season has it."""
-        canvas = Canvas()
-        season = (1 + rng.uniform(-0.2, 0.25)) * np.ones(3)
-        blade = vary(shade(self.blade, season[0]), rng, 12)
+        colour = vary(shade(self.blade, rng.uniform(0.8, 1.25)), rng, 12)
         bend = rng.uniform(-0.25, 0.25)
-        canvas.line(_bent(points((0, 0.3), (0, 0.62), (0, 0.98)), bend), 0.05, self.stalk)
-        for outline, spine in self._blades():
-            self._draw_blade(canvas, outline, spine, blade, bend)
-        return canvas.image
+        leaf, blades, marks = (_BentCanvas(bend) for _ in range(3))
+        leaf.line(points((0, -0.3), (0, 0.3), (0, 0.62), (0, 0.98)), 0.05, self.stalk)
+        rim = self.pale if self.mark == "edge" else shade(colour, 0.6)
+        for blade in self.growth.blades:
+            blades.polygon(blade.outline, rim)
+            blades.polygon(blade.shrunk(0.82 if self.mark == "edge" else 0.97), colour)
+            self._draw_mark(marks, blade)
+            self._draw_veins(marks, blade, colour)
+        blades.stencil(marks)
+        leaf.layer(blades.image)
+        return leaf.image
 
-    def _blades(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Every leaflet's outline, and its midrib from foot to tip."""
-        if self.form == "pinnate":
-            pairs = np.linspace(0.6, -0.55, max(3, self.lobes - 2))
-            small = self._oval(0.55 * self.width + 0.12) * 0.42
-            rib = points((0, 0.42), (0, -0.42))
-            found = [(small + (0, -0.6), rib + (0, -0.6))]
-            for y in pairs:
-                for side in (-1, 1):
-                    angle, at = side * 1.0, points((side * 0.36, y - 0.2))
-                    found.append((turned(small, angle) + at, turned(rib, angle) + at))
-            return found
-        if self.form in ("palmate", "trefoil"):
-            count = 3 if self.form == "trefoil" else max(5, self.lobes)
-            small = self._oval(0.5 * self.width + (0.4 if count == 3 else 0.1)) * 0.45
-            rib = points((0, 0.45), (0, -0.45))
-            reach = 1.25 if count == 3 else 0.9
-            angles = np.linspace(-reach, reach, count) * 1.7
-            small, rib = small - (0, 0.45), rib - (0, 0.45)
-            return [(turned(small, a) + (0, 0.15), turned(rib, a) + (0, 0.15)) for a in angles]
-        return [(self._single(), points((0, 0.62), (0, -0.85)))]
-
-    def _single(self) -> np.ndarray:
-        if self.form == "lobed":
-            return self._toothed(
-                lambda a: (
-                    (1 - self.cleft * (0.5 - 0.5 * np.cos(self.lobes * a)))
-                    * (0.8 - 0.25 * (a > 2.7) * (a < 3.6))
-                )
-            ) * (0.7 + 0.4 * self.width, 0.95)
-        if self.form == "fan":
-            return self._toothed(
-                lambda a: np.where(np.cos(a) > -0.2, 0.85 + 0.06 * np.cos(self.lobes * 4 * a), 0.35)
-            ) + (0, 0.15)
-        if self.form == "heart":
-            return self._toothed(
-                lambda a: (
-                    0.72
-                    + 0.2 * np.abs(np.sin(a))
-                    - 0.45 * np.exp(-((a - np.pi) ** 2) * 12)
-                    + 0.2 * np.exp(-(np.minimum(a, TURN - a) ** 2) * 14)
-                )
-            ) * (0.55 + 0.5 * self.width, 0.9)
-        return self._oval(self.width)
-
-    def _oval(self, width: float) -> np.ndarray:
-        """A blade with its tip up, as high as the canvas, widest where `taper` says."""
-        t = np.linspace(0, 1, 60)
-        half = width * np.sin(np.pi * t**self.taper) ** 0.9
-        teeth = 1 - (self.bite * 1.6) * ((t * max(1, self.teeth)) % 1) * (self.teeth > 0)
-        right = np.stack([half * teeth, 1.5 * t - 0.85], 1)
-        return np.concatenate([right, right[::-1] * (-1, 1)])
-
-    def _toothed(self, radius) -> np.ndarray:  # noqa: ANN001
-        teeth = max(1, self.teeth)
-        return polar(
-            lambda a: radius(a) * (1 - self.bite * ((a * teeth / TURN) % 1) * (self.teeth > 0)), 160
-        )
-
-    def _draw_blade(
-        self, canvas: Canvas, outline: np.ndarray, spine: np.ndarray, blade: Colour, bend: float
-    ) -> None:
-        foot, tip = spine
-        middle = (foot + tip) / 2
-        canvas.polygon(
-            _bent(outline, bend), shade(blade, 0.6) if self.mark != "edge" else self.pale
-        )
-        inner = (outline - middle) * (0.82 if self.mark == "edge" else 0.97) + middle
-        canvas.polygon(_bent(inner, bend), blade)
+    def _draw_mark(self, canvas: Canvas, blade: Blade) -> None:
         if self.mark == "halves":
-            along = tip - foot
-            right = ((inner - foot) @ np.array([-along[1], along[0]])) > 0
-            canvas.polygon(
-                _bent(np.where(right[:, None], inner, _onto(inner, foot, along)), bend), self.pale
-            )
+            half = blade.along * 0.2, blade.across
+            canvas.polygon(np.array([
+                blade.foot - half[0], blade.tip + half[0], blade.tip + half[1],
+                blade.foot + half[1],
+            ]), self.pale)  # fmt: skip
         if self.mark == "centre":
-            canvas.polygon(_bent((outline - middle) * 0.5 + middle, bend), self.pale)
-        vein = (
-            self.pale if self.mark in ("veins", "stripes") else mix(blade, shade(blade, 0.5), 0.7)
-        )
-        size = 0.5 + 0.5 * min(1.0, np.linalg.norm(tip - foot))
-        self._draw_veins(
-            canvas, inner, spine, vein, bend, (0.05 if self.mark == "stripes" else 0.022) * size
-        )
+            canvas.polygon(blade.shrunk(0.5), self.pale)
         if self.mark == "spots":
             for n, share in enumerate(np.linspace(0.15, 0.85, 7)):
-                side = np.array([foot[1] - tip[1], tip[0] - foot[0]]) * (0.14 if n % 2 else -0.14)
-                at = _bent((foot + (tip - foot) * share + side)[None], bend)[0]
-                canvas.polygon(disc(*at, 0.06 * size), self.pale)
+                x, y = blade.foot + blade.along * share + blade.across * (-0.14, 0.14)[n % 2]
+                canvas.polygon(disc(x, y, 0.045 * np.linalg.norm(blade.along)), self.pale)
 
-    def _draw_veins(
-        self, canvas: Canvas, outline: np.ndarray, spine: np.ndarray, colour: Colour,
-        bend: float, width: float,
-    ) -> None:  # fmt: skip
-        foot, tip = spine
-        canvas.line(_bent(np.linspace(foot, tip, 6), bend), width * 1.4, colour)
-        along = tip - foot
-        normal = np.array([-along[1], along[0]])
-        reach = np.abs((outline - foot) @ normal).max() / (normal @ normal)
+    def _draw_veins(self, canvas: Canvas, blade: Blade, colour: Colour) -> None:
+        ink = self.pale if self.mark in ("veins", "stripes") else shade(colour, 0.65)
+        length = np.linalg.norm(blade.along)
+        width = (0.034 if self.mark == "stripes" else 0.014) * length
+        canvas.line(np.array([blade.foot, blade.tip]), 1.4 * width, ink)
+        reach = np.abs((blade.outline - blade.foot) @ blade.across).max() / length**2
         for share in np.linspace(0.08, 0.75, self.veins):
-            for side in (-1, 1):
-                start = foot + along * share
-                end = (
-                    start
-                    + along * 0.14
-                    + normal * side * reach * 0.75 * np.sin(np.pi * (share * 0.8 + 0.15))
-                )
-                canvas.line(_bent(np.array([start, end]), bend), width, colour)
+            start = blade.foot + blade.along * share
+            out = 0.75 * reach * np.sin(np.pi * (0.8 * share + 0.15)) * blade.across
+            for end in (start + 0.14 * blade.along + out, start + 0.14 * blade.along - out):
+                canvas.line(np.array([start, end]), width, ink)
 
 
-def _onto(outline: np.ndarray, foot: np.ndarray, along: np.ndarray) -> np.ndarray:
-    """Points moved onto the line from `foot` in direction `along`."""
-    return foot + ((outline - foot) @ along / (along @ along))[:, None] * along
+class _BentCanvas(Canvas):
+    """A canvas whose top leans to one side."""
 
+    def __init__(self, bend: float) -> None:
+        super().__init__()
+        self._bend = bend
 
-def _bent(outline: np.ndarray, bend: float) -> np.ndarray:
-    """Points of a leaf whose tip leans to one side."""
-    return outline + np.stack([bend * (outline[:, 1] - 0.6) ** 2 / 2, 0 * outline[:, 1]], 1)
+    def polygon(self, outline: np.ndarray, fill: Colour) -> None:
+        super().polygon(self._bent(outline), fill)
+
+    def line(self, path: np.ndarray, width: float, fill: Colour) -> None:
+        super().line(self._bent(path), width, fill)
+
+    def _bent(self, outline: np.ndarray) -> np.ndarray:
+        lean = self._bend * (outline[:, 1] - 0.6) ** 2 / 2
+        return outline + np.stack([lean, np.zeros_like(lean)], 1)

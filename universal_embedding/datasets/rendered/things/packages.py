@@ -33,7 +33,7 @@ class Package:
     size3: tuple[float, float, float]
 
     places: ClassVar = (backgrounds.shelf, backgrounds.shelf, backgrounds.room, backgrounds.cloth)
-    freedom: ClassVar = Freedom(roll=0.25, yaw=0.1, pitch=0.1, scale=(0.65, 1.0))
+    freedom: ClassVar = Freedom(roll=0.25, yaw=0.1, pitch=0.1, scale=(0.85, 1.12))
     size: ClassVar = (112, 128)
 
     @classmethod
@@ -102,7 +102,7 @@ class Package:
     def draw(self, rng: np.random.Generator) -> Image.Image:
         """The carton in perspective: its front, one side, and its top or bottom."""
         w, h, d = self.size3
-        yaw, pitch = rng.uniform(-0.95, 0.95), rng.uniform(-0.2, 0.6)
+        yaw, pitch = rng.uniform(-0.8, 0.8), rng.uniform(-0.15, 0.5)
         corner = np.array([[x, y, z] for z in (-d, d) for y in (-h, h) for x in (-w, w)])
         seen = _project(corner, yaw, pitch)
         canvas = Canvas()

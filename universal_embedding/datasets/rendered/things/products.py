@@ -44,7 +44,7 @@ class Product:
     colours: tuple[Colour, Colour, Colour]
 
     places: ClassVar = (backgrounds.room, backgrounds.shelf, backgrounds.bokeh, backgrounds.plain)
-    freedom: ClassVar = Freedom(roll=0.12, yaw=0.3, pitch=0.15, scale=(0.6, 0.98))
+    freedom: ClassVar = Freedom(roll=0.12, yaw=0.3, pitch=0.15, scale=(0.85, 1.1))
     size: ClassVar = (112, 128)
 
     @classmethod

@@ -11,19 +11,9 @@ from universal_embedding.datasets.rendered.canvas import Canvas
 from universal_embedding.datasets.rendered.colours import Colour, palette, shade
 from universal_embedding.datasets.rendered.motifs import MOTIFS
 from universal_embedding.datasets.rendered.pose import Freedom
-from universal_embedding.datasets.rendered.shapes import box, disc, mirrored, points, smooth
+from universal_embedding.datasets.rendered.shapes import box, disc, points
+from universal_embedding.datasets.rendered.things.roofs import ROOFS
 
-ROOFS: dict[str, np.ndarray] = {  # over a base from -1 to 1 at y = 0
-    "spire": mirrored([(0, -2.6), (0.25, -1.2), (1.1, 0)]),
-    "pyramid": points((-1.2, 0), (0, -1.1), (1.2, 0)),
-    "dome": smooth(mirrored([(0, -1.25), (0.9, -1.1), (1.05, 0)])),
-    "onion": smooth(mirrored([(0, -2.1), (0.15, -1.4), (1.3, -0.9), (1.0, 0)])),
-    "pagoda": mirrored([(0, -1.0), (0.3, -0.6), (1.7, -0.2), (1.5, 0)]),
-    "battlements": points((-1.1, 0), (-1.1, -0.7), (-0.66, -0.7), (-0.66, -0.35), (-0.22, -0.35), (-0.22, -0.7),
-                          (0.22, -0.7), (0.22, -0.35), (0.66, -0.35), (0.66, -0.7), (1.1, -0.7), (1.1, 0)),
-    "saddle": points((-1.15, 0), (-0.7, -1.2), (0.7, -1.2), (1.15, 0)),
-    "shell": smooth(points((-1, 0), (-0.8, -1.8), (1.2, -1.9), (0.9, 0)), 2),
-}  # fmt: skip
 WINDOWS = ("square", "arch", "round", "slit", "lattice", "bands", "none")
 
 
@@ -57,7 +47,7 @@ class Tower:
         backgrounds.street,
         backgrounds.bokeh,
     )
-    freedom: ClassVar = Freedom(roll=0.12, yaw=0.4, pitch=0.55, scale=(0.7, 1.05))
+    freedom: ClassVar = Freedom(roll=0.1, yaw=0.3, pitch=0.4, scale=(0.95, 1.25))
     size: ClassVar = (96, 128)
 
     @classmethod
@@ -67,12 +57,16 @@ class Tower:
         heights = rng.uniform(0.5, 1.5, count)
         for share in heights / heights.sum():
             head = width * rng.uniform(0.72, 1.0)
-            tiers.append(
-                Tier(
-                    foot=width, head=head, height=share, windows=str(rng.choice(WINDOWS)),
-                    columns=int(rng.integers(1, 5)), rows=int(rng.integers(1, 4)), colour=int(rng.integers(2)),
-                )
-            )  # fmt: skip
+            tier = Tier(
+                foot=width,
+                head=head,
+                height=share,
+                windows=str(rng.choice(WINDOWS)),
+                columns=int(rng.integers(1, 5)),
+                rows=int(rng.integers(1, 4)),
+                colour=int(rng.integers(2)),
+            )
+            tiers.append(tier)
             width = head * rng.uniform(0.68, 1.1)
         return cls(
             tiers=tuple(tiers),
@@ -99,16 +93,12 @@ class Tower:
             y = high
         self._draw_finial(canvas, y - crown)
         shape = roof * (top_width, crown / -roof[:, 1].min()) + (0, y)
-        canvas.polygon(shape, shade(self.colours[2], 0.65))
+        shaded = np.maximum if corner > 0 else np.minimum
+        canvas.polygon(shape, self.colours[2])
         canvas.polygon(
-            np.where(
-                (shape[:, :1] < corner * top_width) == (corner < 0),
-                shape,
-                np.stack([np.full(len(shape), corner * top_width), shape[:, 1]], 1),
-            ),
+            np.stack([shaded(shape[:, 0], corner * top_width), shape[:, 1]], 1),
             shade(self.colours[2], 0.65),
         )
-        canvas.polygon(shape * (0.9, 1) - (0.03, 0), self.colours[2])
         if self.clock:
             at = 0.97 - self.tiers[0].height * (1.82 - crown)
             canvas.ellipse(0, at + 0.12, 0.13, fill=self.colours[3])
