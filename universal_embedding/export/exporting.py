@@ -35,7 +35,7 @@ def export(
     """
     workdir = Path(workdir)
     run = read_run(workdir)
-    embedder = load_embedder(workdir, checkpoint)
+    embedder = saved_model.in_float32(load_embedder(workdir, checkpoint))
     if output:
         submission.write(embedder, output, directory, float16)
     else:
