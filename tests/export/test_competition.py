@@ -47,9 +47,7 @@ def test_public_private_and_total(tmp_path):
 
 
 def test_files_come_back_as_written(tmp_path):
-    solution = competition.Solution(
-        {"a": ("x", "y"), "b": ("z",)}, {"a": "Public", "b": "Private"}
-    )
+    solution = competition.Solution({"a": ("x", "y"), "b": ("z",)}, {"a": "Public", "b": "Private"})
     competition.write_solution(tmp_path / "s.csv", solution)
     assert competition.read_solution(tmp_path / "s.csv") == solution
     assert (tmp_path / "s.csv").read_text() == "id,images,Usage\na,x y,Public\nb,z,Private\n"

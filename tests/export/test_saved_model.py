@@ -3,11 +3,16 @@ import zipfile
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
+from support.fake_records import FakeRecords
 from tensorflow.core.protobuf import saved_model_pb2
 
 import universal_embedding
 from universal_embedding.errors import UserError
 from universal_embedding.export import archive, saved_model, submission
+from universal_embedding.input.pipeline import evaluation_batches
+from universal_embedding.models.backbones import load_backbone
+from universal_embedding.models.embedder import Embedder
 
 SIZES = [(1, 1), (1, 3000), (4000, 3000), (32, 32), (45, 77)]
 
@@ -56,3 +61,69 @@ def test_load_gives_the_same_from_directory_and_zip(exported, embedder, picture)
         rows = model(pictures, batch_size=2)
         assert rows.shape == (5, 64) and rows.dtype == np.float32
         np.testing.assert_allclose(rows, expected, atol=1e-5)
+
+
+def test_a_batch_of_n_is_n_single_calls(exported, picture):
+    serve = tf.saved_model.load(str(exported[1])).signatures["serving_default"]
+    images = np.stack([picture(45, 77, seed) for seed in range(6)])
+    batch = serve(tf.constant(images))
+    singles = [serve(tf.constant(image[None])) for image in images]
+    for name in ("embedding", "embedding_norm"):
+        rows = np.concatenate([single[name] for single in singles])
+        np.testing.assert_allclose(batch[name], rows, rtol=1e-5, atol=1e-6)
+
+
+def test_odd_pictures_in_one_call_of_load(exported, embedder, picture, tmp_path):
+    grey = picture(30, 40)[..., 0]
+    odd = [picture(*size, seed) for seed, size in enumerate(SIZES)]
+    arrays = [*odd, grey, np.full([8, 8, 3], 255, np.uint8)]
+    files = []
+    for i, array in enumerate(arrays[:2] + arrays[3:]):
+        files.append(tmp_path / f"{i}.png")
+        Image.fromarray(array).save(files[-1])
+    mix = [arrays[0], files[1], str(files[2]), arrays[5], files[4].read_bytes(), arrays[2]]
+    model = universal_embedding.load(exported[1])
+    rows = model(mix, batch_size=4)
+    grey = np.repeat(grey[..., None], 3, axis=-1)
+    for row, array in zip(rows, [odd[0], odd[1], odd[3], grey, grey, odd[2]], strict=True):
+        expected = embedder(array[None].astype(np.float32))[0]
+        np.testing.assert_allclose(row, expected, atol=1e-5)
+    np.testing.assert_allclose(model(files[1]), rows[1:2], atol=1e-6)  # one alone
+    assert model([]).shape == (0, 64)
+
+
+def test_what_is_no_picture_is_named(exported, picture, tmp_path):
+    model = universal_embedding.load(exported[1])
+    Image.fromarray(picture(9, 9)).save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"bad\.png"):
+        model([tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "good.png"])
+    with pytest.raises(UserError, match=r"none\.png cannot be read"):
+        model(tmp_path / "none.png")
+    for shape, dtype in (([4, 4, 3], float), ([0, 4, 3], "uint8"), ([4, 4, 4], "uint8")):
+        with pytest.raises(UserError, match="a picture is"):
+            model(np.zeros(shape, dtype))
+
+
+def agrees_with_the_evaluation_path(embedder, paths, folder):
+    saved_model.save(embedder, folder / "model")
+    records = FakeRecords("mini", [path.read_bytes() for path in paths])
+    batches = evaluation_batches(records, 32, embedder.image_size, embedder.aspect)
+    embed = tf.function(lambda images: embedder(images, training=False))
+    expected = np.concatenate([embed(b["image"])[b["mask"]] for b in batches])
+    found = universal_embedding.load(folder / "model")(paths)
+    assert len(found) == len(expected) == len(paths)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_every_picture_of_a_domain_agrees_with_the_evaluation_path(uned_mini, embedder, tmp_path):
+    paths = sorted(p for p in (uned_mini / "images" / "dishes").rglob("*") if p.is_file())
+    assert len(paths) > 600
+    agrees_with_the_evaluation_path(embedder, paths, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_real_backbone_agrees_with_the_evaluation_path(uned_mini, efficientnet_lite0, tmp_path):
+    paths = sorted(p for p in (uned_mini / "images").rglob("*") if p.is_file())[::31]
+    embedder = Embedder(load_backbone(str(efficientnet_lite0)))
+    agrees_with_the_evaluation_path(embedder, paths, tmp_path)

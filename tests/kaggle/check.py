@@ -6,16 +6,11 @@ Exports an embedder over each family of backbones (tiny and random ones, and rea
 no network), embeds odd and ordinary pictures here and there, and compares.
 """
 
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "models"), str(ROOT / "tests" / "kaggle")]
 
 import environment
 import keras
@@ -26,6 +21,7 @@ from universal_embedding.export import submission
 from universal_embedding.models.backbones import load_backbone
 from universal_embedding.models.embedder import Embedder
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 TOLERANCE = 1e-5
 APPLICATIONS = ("ConvNeXtTiny", "EfficientNetV2B0", "MobileNetV3Small", "ResNet50")
 FLOAT16 = "EfficientNetV2B0"  # is checked with float16 weights as well
@@ -34,6 +30,7 @@ LITE0 = ROOT.parent / "shared" / "backbones" / "efficientnet_lite0.keras"
 
 def families(scratch: Path) -> dict[str, Callable[[], keras.Model]]:
     """How to make a backbone of each family."""
+    sys.path.append(str(ROOT / "tests" / "models"))
     import tiny_presets
 
     def preset(name: str) -> keras.Model:

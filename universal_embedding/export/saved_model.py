@@ -8,6 +8,7 @@ import tensorflow as tf
 from universal_embedding.errors import UserError
 from universal_embedding.export import compatibility
 from universal_embedding.input.resizing import resize
+from universal_embedding.models.backbones.architecture import rebuild
 from universal_embedding.models.embedder import Embedder
 
 DEFAULT = "serving_default"
@@ -38,7 +39,7 @@ class ServingModule(tf.Module):
         def embed(images: tf.Tensor) -> dict[str, tf.Tensor]:
             values = [tf.cast(s, w.dtype) for s, w in zip(self.weights, weights, strict=True)]
             with keras.StatelessScope(state_mapping=list(zip(weights, values, strict=True))):
-                return _outputs(embedder, images)
+                return _outputs(embedder, _resized(images, embedder))
 
         def square(encoded: tf.Tensor) -> tf.Tensor:
             picture = tf.io.decode_image(encoded, channels=3, expand_animations=False)
@@ -69,10 +70,39 @@ def save(embedder: Embedder, directory: str | Path, float16: bool = False) -> No
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} already exists: remove it or name another directory")
-    module = ServingModule(embedder, float16)
+    module = ServingModule(in_float32(embedder), float16)
     signatures = {DEFAULT: module.embed, ENCODED: module.embed_encoded}
     tf.saved_model.save(module, str(directory), signatures=signatures)
     compatibility.remedy(directory)
+
+
+def in_float32(embedder: Embedder) -> Embedder:
+    """The embedder itself, or a copy that computes in float32 if it was trained in less.
+
+    TensorFlow 2.6.4 lacks bfloat16 on a CPU, and embeddings should not depend on the device.
+    """
+    if all(layer.compute_dtype == "float32" for layer in embedder._flatten_layers()):
+        return embedder
+    config = embedder.get_config()
+    copy = Embedder(
+        rebuild(embedder.backbone, dtype="float32"),
+        **{key: config[key] for key in ("dimension", "image_size", "aspect")},
+        dtype="float32",
+    )
+    if copy.projection is not None:
+        copy.projection.set_weights(embedder.projection.get_weights())
+    return copy
+
+
+def _resized(images: tf.Tensor, embedder: Embedder) -> tf.Tensor:
+    """`[B, S, S, 3]` float32; resizing gives a picture of that size back, so it is spared."""
+    side = embedder.image_size
+    images = tf.cond(
+        tf.reduce_all(tf.shape(images)[1:3] == side),
+        lambda: tf.cast(images, tf.float32),
+        lambda: resize(images, side, embedder.aspect),
+    )
+    return tf.ensure_shape(images, [None, side, side, 3])
 
 
 def _outputs(embedder: Embedder, images: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from absl import logging
 from tqdm import tqdm
 
-from universal_embedding.datasets.records import Records, prepared_domains, query_and_index
+from universal_embedding.datasets import records as prepared
 from universal_embedding.errors import UserError
 from universal_embedding.export.competition import Solution, write_solution
 from universal_embedding.export.picture_files import SUFFIXES
@@ -64,8 +64,8 @@ def of_prepared(
         UserError: The data is not prepared.
     """
     queries, index = [], []
-    for domain in domains or prepared_domains(data_dir, dataset):
-        asked, searched = query_and_index(data_dir, dataset, domain, split)
+    for domain in domains or prepared.prepared_domains(data_dir, dataset):
+        asked, searched = prepared.query_and_index(data_dir, dataset, domain, split)
         if searched is None:
             parts = divide(_of_records(asked), share)
         else:
@@ -75,7 +75,7 @@ def of_prepared(
     return queries, index
 
 
-def _of_records(records: Records) -> list[Picture]:
+def _of_records(records: prepared.Records) -> list[Picture]:
     def picture(i: int) -> Picture:
         name = f"{records.domain}/{records.split}/{records.image_ids[i]}"
         labels = frozenset(f"{records.domain}/{label}" for label in records.labels[i])
