@@ -1,7 +1,6 @@
 """Finding the pictures of a gallery that look most like one picture."""
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +109,7 @@ class Gallery:
                     f"category {category!r} is not in the gallery; it holds "
                     f"{', '.join(map(repr, sorted(set(self.categories.tolist()))))}"
                 )
-            search = _neighbours(len(numbers) < self._exact_below)()
+            search = _neighbours(len(numbers) < self._exact_below)
             search.index(self.index.embeddings[numbers])
             self._searches[category] = numbers, search
         return self._searches[category]
@@ -133,11 +132,11 @@ def open_gallery(directory: Path, saved_model: Path | None, exact_below: int) ->
     return Gallery(index, models.load(origin), origin, exact_below)
 
 
-def _neighbours(exact: bool) -> Callable[[], Neighbours]:
-    from universal_embedding.retrieval import exact as exact_search
-
+def _neighbours(exact: bool) -> Neighbours:
     if exact:
-        return exact_search.exact
-    from universal_embedding.retrieval import approximate
+        from universal_embedding.retrieval.exact import exact as exact_search
 
-    return approximate.approximate
+        return exact_search()
+    from universal_embedding.retrieval.approximate import ScannTree
+
+    return ScannTree()
