@@ -108,6 +108,8 @@ def tiny(family: str) -> keras.Model:
             weight.assign(rng.uniform(0.5, 1.5, weight.shape))
         elif len(weight.shape) <= 1 or "position" in weight.path:
             weight.assign(rng.normal(0, 0.1, weight.shape))
+        elif len(weight.shape) == 4:
+            weight.assign(2 * weight)  # convolutions: lest the picture fade
     return model
 
 

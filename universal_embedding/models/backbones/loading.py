@@ -71,7 +71,7 @@ def _load(spec: str, image_size: int, pooling: str | None, pretrained: bool) -> 
     if spec in applications.names():
         return applications.load(spec, image_size, pooling, pretrained)
     known = presets.names()
-    if spec in known or "://" in spec or Path(spec).is_dir():
+    if spec in known or "://" in spec or (spec and Path(spec).is_dir()):
         return presets.load(spec, image_size, pooling, pretrained)
     near = difflib.get_close_matches(spec, [*known, *applications.names(), "small"])
     raise UserError(
