@@ -1,6 +1,6 @@
 """Measures how well embeddings retrieve: R@1, mMP@5 and more, merged and separate, as a report.
 
-python tools/evaluate.py --data_dir=DIR --dataset=uned --split=test --workdir=DIR
+python tools/evaluate.py --workdir=DIR [--data_dir=DIR] [--dataset=uned] [--split=test]
 
 Whom: --workdir, --saved_model, --submission, --embeddings or --backbone, each as often as you
 like; the first is what the others are compared with. --specialist=DOMAIN=WHAT, once for each
@@ -13,17 +13,18 @@ from pathlib import Path
 from absl import flags
 
 from universal_embedding import command
+from universal_embedding.datasets.location import default_data_dir
 from universal_embedding.errors import UserError
 
 _FLAG = flags.DEFINE_string
-DATA_DIR = _FLAG("data_dir", None, "Where tools/prepare.py put the records.", required=True)
-DATASET = _FLAG("dataset", None, "The data set in it, such as uned.", required=True)
+DATA_DIR = _FLAG("data_dir", None, "Folder of the prepared data sets; the --workdir's by default.")
+DATASET = _FLAG("dataset", None, "The data set in it, such as uned; the --workdir's by default.")
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Whose queries.")
 DOMAINS = flags.DEFINE_list("domains", [], "Only these domains; all prepared ones by default.")
 
 WORKDIR = flags.DEFINE_multi_string("workdir", [], "Work directory that tools/train.py wrote.")
-CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "last", "initial"], "Which checkpoint of a work directory."
+CHECKPOINT = flags.DEFINE_list(
+    "checkpoint", ["best"], "Which of a work directory's: best, last, initial (before training)."
 )
 SAVED_MODEL = flags.DEFINE_multi_string("saved_model", [], "Directory of a SavedModel.")
 SUBMISSION = flags.DEFINE_multi_string("submission", [], "Zip that tools/export.py wrote.")
@@ -67,14 +68,15 @@ def main(argv: list[str]) -> None:
         approximate.ScannTree(RECALL.value)  # a wrong flag answers before pictures are read
         search = functools.partial(approximate.ScannTree, RECALL.value)
     options = assessment.Options(PROTOCOLS.value, METRICS.value, RESAMPLES.value, search)
-    pairs = sources.open_pairs(DATA_DIR.value, DATASET.value, SPLIT.value, DOMAINS.value)
+    data_dir, dataset = _data()
+    pairs = sources.open_pairs(data_dir, dataset, SPLIT.value, DOMAINS.value)
     assessed = [assessment.assess(source, pairs, options) for source in _sources()]
     if SPECIALIST.value:
         assessed.append(assessment.assess_specialists(_specialists(), pairs, options))
-    numbers = {"dataset": DATASET.value, "split": SPLIT.value}
+    numbers = {"dataset": dataset, "split": SPLIT.value}
     numbers |= assessment.numbers(assessed, options)
     print(report.text(numbers))
-    folder = Path(OUTPUT.value or f"reports/{DATASET.value}-{SPLIT.value}")
+    folder = Path(OUTPUT.value or f"reports/{dataset}-{SPLIT.value}")
     written = report.write(numbers, folder)
     written.append(page.write(numbers, assessed, pairs, folder / "report.html", EXAMPLES.value))
     for path in written:
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> None:
 def _sources() -> list:
     from universal_embedding.retrieval import sources
 
-    opened = [_workdir(path) for path in WORKDIR.value]
+    opened = [_workdir(path, which) for path in WORKDIR.value for which in CHECKPOINT.value]
     opened += [_export(path) for path in [*SAVED_MODEL.value, *SUBMISSION.value]]
     opened += [sources.of_table(path) for path in EMBEDDINGS.value]
     opened += [_backbone(spec) for spec in BACKBONE.value]
@@ -104,18 +106,32 @@ def _specialists() -> dict:
         elif what.endswith(".zip") or (Path(what) / "saved_model.pb").is_file():
             opened[domain] = _export(what)
         elif Path(what).is_dir():
-            opened[domain] = _workdir(what)
+            opened[domain] = _workdir(what, CHECKPOINT.value[0])
         else:
             opened[domain] = _backbone(what)
     return opened
 
 
-def _workdir(path: str) -> object:
+def _data() -> tuple[str, str]:
+    """Folder and name of the data set."""
+    data_dir, dataset = DATA_DIR.value, DATASET.value
+    if WORKDIR.value and not (data_dir and dataset):
+        from universal_embedding.training.work_directory import read_run
+
+        run = read_run(Path(WORKDIR.value[0]))
+        data_dir = data_dir or run["data_dir"]
+        dataset = dataset or run["config"]["data"]["dataset"]
+    if not dataset:
+        raise UserError("--dataset is missing: name a data set that tools/prepare.py has prepared")
+    return data_dir or default_data_dir(), dataset
+
+
+def _workdir(path: str, which: str) -> object:
     from universal_embedding.retrieval import sources
     from universal_embedding.training.checkpoints import load_embedder
 
-    embedder = load_embedder(Path(path), CHECKPOINT.value)
-    return sources.of_embedder(path, embedder, BATCH_SIZE.value)
+    name = path if which == "best" else f"{path} ({which})"
+    return sources.of_embedder(name, load_embedder(Path(path), which), BATCH_SIZE.value)
 
 
 def _export(path: str) -> object:

@@ -13,6 +13,7 @@ from universal_embedding.models.embedder import Embedder
 from universal_embedding.training.model import make_embedder, rebuild_embedder
 from universal_embedding.training.work_directory import read_run
 
+CHECKPOINTS = ("best", "last", "initial")
 State = Mapping[str, Sequence[tf.Variable]]
 
 
@@ -110,6 +111,8 @@ def load_embedder(workdir: Path, which: str = "best") -> Embedder:
     Raises:
         UserError: there is no run, or it has no checkpoint yet.
     """
+    if which not in CHECKPOINTS:
+        raise UserError(f"there is no checkpoint {which!r}; give one of {', '.join(CHECKPOINTS)}")
     config = ConfigDict(read_run(workdir)["config"])
     if which == "initial":
         return make_embedder(config)
