@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import itertools
 import os
@@ -11,6 +12,7 @@ import tensorflow as tf
 from support.fake_records import FakeRecords, domains, encoded
 
 from universal_embedding.errors import UserError
+from universal_embedding.input.batching import naming_pictures
 from universal_embedding.input.decoding import decode
 from universal_embedding.input.draws import Draws
 from universal_embedding.input.pictures import PictureOptions
@@ -81,7 +83,7 @@ def digest(batches):
 def test_two_processes_agree():
     script = "import test_pipeline as t; print(t.digest(t.take(3)))"
     here = Path(__file__).parent
-    path = os.pathsep.join([str(here), str(here.parent.parent)])
+    path = os.pathsep.join(map(str, [here, *here.parents[:2]]))
     other = subprocess.run(
         [sys.executable, "-c", script],
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"},
@@ -116,7 +118,7 @@ def test_evaluation_reads_each_record_once(total):
     assert numbers[masks].tolist() == list(range(total))
     for image, contents in zip(images[masks], records.contents, strict=True):
         np.testing.assert_array_equal(image, resize(decode(contents), 16, "crop"))
-    assert (images[~masks] == 127.5).all()
+    assert (images[~masks] == 127).all()
     assert evaluation_batches(records, 4, 16).element_spec["image"].shape == (4, 16, 16, 3)
 
 
@@ -133,3 +135,96 @@ def test_dtypes():
     }
     assert tf.reduce_min(batch["image"]) >= 0
     assert tf.reduce_max(batch["image"]) <= 255
+
+
+def broken(at, total=20):
+    contents = [encoded(seed=i) for i in range(total)]
+    for i in at:
+        contents[i] = b"\xff\xd8\xff not a picture" if i % 2 else contents[i][:200]
+    return FakeRecords("ships", contents, split="test")
+
+
+@pytest.mark.parametrize("at", [[13], [12], [19], list(range(10, 20))])
+def test_evaluation_names_a_broken_picture(at):
+    with (
+        pytest.raises(UserError, match=f"'ships/{at[0]}.jpg' of domain 'ships', split 'test'"),
+        naming_pictures(),
+    ):
+        list(evaluation_batches(broken(at), 4, 16))
+
+
+@pytest.mark.parametrize("at", [[13], list(range(12, 20))])
+def test_training_names_a_broken_picture(at):
+    records = {"ships": broken(at)}
+    every = [Draws(records, 4, seed=seed) for seed in range(100)]
+    draws = next(d for d in every if not set(d.at(0).record) & set(at))
+    first = next(s for s in range(9) if set(draws.at(s).record) & set(at))
+    batches = training_batches(records, draws, SMALL).as_numpy_iterator()
+    for _ in range(first):  # those before it come whole
+        next(batches)
+    with pytest.raises(UserError, match="of domain 'ships'") as error, naming_pictures():
+        next(batches)
+    assert any(f"'ships/{i}.jpg'" in str(error.value) for i in at)
+
+
+def test_data_that_cannot_be_decoded_at_all():
+    records = {"ships": broken(range(20))}
+    with pytest.raises(UserError, match="of domain 'ships'"):
+        training_batches(records, Draws(records, 4), SMALL)
+
+
+def test_an_error_of_the_reader_is_raised():
+    class Unreadable(FakeRecords):
+        def read(self, numbers):
+            if list(numbers) != [self.first]:
+                raise OSError("the disk is gone")
+            return super().read(numbers)
+
+    records = Unreadable("a", [encoded()] * 8)
+    draws = Draws({"a": records}, 4)
+    records.first = int(draws.at(0).record[0])
+    with pytest.raises(tf.errors.OpError, match="the disk is gone"):
+        next(iter(training_batches({"a": records}, draws, SMALL)))
+    with pytest.raises(tf.errors.OpError, match="the disk is gone"):
+        next(iter(evaluation_batches(records, 4, 16)))
+
+
+MIXED = PictureOptions(size=16, mixup=0.4, cutmix=1.0)
+
+
+def test_mixing():
+    plain = take(2, mixed=True)
+    mixed = take(2, mixed=True, pictures=dataclasses.replace(MIXED, mixup=0.0))
+    for before, after in zip(plain, mixed, strict=True):
+        other = [1, 0, 3, 2, 5, 4]
+        np.testing.assert_array_equal(after["label2"], before["label"][other])
+        different = before["domain"] != before["domain"][other]
+        assert (after["mix"][different] == 1).all()
+        assert ((after["mix"] >= 0) & (after["mix"] <= 1)).all()
+    assert mixed[0]["image"].shape == (6, 16, 16, 3)
+
+
+@pytest.mark.parametrize("hosts", [2, 3])
+def test_hosts_share_a_mixed_batch(hosts):
+    one = take(3, pictures=MIXED)
+    parts = [take(3, pictures=MIXED, hosts=hosts, host=h) for h in range(hosts)]
+    assert any((batch["mix"] < 1).any() for batch in one)
+    for step, batch in enumerate(one):
+        for name in batch:
+            union = np.concatenate([part[step][name] for part in parts])
+            np.testing.assert_array_equal(union, batch[name])
+
+
+def test_full_augmentation_restarts_exactly():
+    everything = PictureOptions(
+        size=16,
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        hue=0.1,
+        randaugment=1,
+        cutout=0.3,
+        mixup=0.2,
+        cutmix=1.0,
+    )
+    assert_equal(take(1, 3, everything), take(4, 0, everything)[3:])

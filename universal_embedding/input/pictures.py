@@ -7,10 +7,22 @@ from dataclasses import dataclass
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
+from universal_embedding.input.augmentation import cutout, jitter, rand_augment
 from universal_embedding.input.decoding import decode, decode_crop
 from universal_embedding.input.resizing import ASPECTS, resize
 
 CROPS = ("random_resized", "resize", "none")
+_MOST = {
+    "brightness": 1,
+    "contrast": 1,
+    "saturation": 1,
+    "hue": 0.5,
+    "randaugment": 10,
+    "magnitude": 10,
+    "cutout": 1,
+    "mixup": 100,
+    "cutmix": 100,
+}
 _FRAME = 1 << 12  # boxes that follow the picture's own shape are drawn in a square of this side
 
 
@@ -32,6 +44,15 @@ class PictureOptions:
         ratio: Least and greatest aspect ratio of a random-resized crop.
         resize_ratio: Of `resize`; 256 / 224 is usual and UnED's.
         flip: Whether half of the pictures are mirrored.
+        brightness: Colour jitter, see `augmentation.jitter`; 0 for none, 0.4 is usual.
+        contrast: The same.
+        saturation: The same.
+        hue: The same; 0.1 is usual.
+        randaugment: Number of operations of RandAugment; 0 for none, 2 is usual.
+        magnitude: Of RandAugment, 0..10.
+        cutout: Side of the greyed-out square as a share of `size`; 0 for none.
+        mixup: Parameter of MixUp's Beta distribution; 0 for none, 0.2 is usual.
+        cutmix: The same for CutMix; 1 is usual. With both, each picture has one of them.
     """
 
     size: int = 224
@@ -41,6 +62,15 @@ class PictureOptions:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     resize_ratio: float = 256 / 224
     flip: bool = True
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+    randaugment: int = 0
+    magnitude: float = 5.0
+    cutout: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
 
     def __post_init__(self) -> None:
         for name, choices in (("aspect", ASPECTS), ("crop", CROPS)):
@@ -59,6 +89,17 @@ class PictureOptions:
                 f"scale {self.scale} in the picture options must be shares of the area, the "
                 "smaller one first, such as (0.3, 1)"
             )
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise UserError(
+                    f"{name} {value} in the picture options must lie in 0..{most}; 0 turns it off"
+                )
+
+    @property
+    def mixes(self) -> bool:
+        """Whether pictures are mixed with each other."""
+        return bool(self.mixup or self.cutmix)
 
 
 def evaluation_picture(contents: tf.Tensor, size: int, aspect: str) -> tf.Tensor:
@@ -77,11 +118,19 @@ def training_picture(contents: tf.Tensor, seed: tf.Tensor, options: PictureOptio
     Returns:
         `[size, size, 3]` float32, 0..255.
     """
-    seeds = tf.random.experimental.stateless_split(seed, 2)
-    image = _CROPPED[options.crop](contents, seeds[0], options)
+    crop, flip, colour, rand, hole = tf.unstack(tf.random.experimental.stateless_split(seed, 5))
+    image = _CROPPED[options.crop](contents, crop, options)
+    image = tf.ensure_shape(image, [options.size, options.size, 3])
     if options.flip:
-        image = tf.image.stateless_random_flip_left_right(image, seeds[1])
-    return tf.ensure_shape(image, [options.size, options.size, 3])
+        image = tf.image.stateless_random_flip_left_right(image, flip)
+    strengths = (options.brightness, options.contrast, options.saturation, options.hue)
+    if any(strengths):
+        image = jitter(image, colour, *strengths)
+    if options.randaugment:
+        image = rand_augment(image, rand, options.randaugment, options.magnitude)
+    if options.cutout:
+        image = cutout(image, hole, options.cutout)
+    return image
 
 
 def _random_resized(contents: tf.Tensor, seed: tf.Tensor, options: PictureOptions) -> tf.Tensor:

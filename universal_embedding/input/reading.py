@@ -6,6 +6,7 @@ import numpy as np
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
+from universal_embedding.input.batching import blank
 
 
 class Reader:
@@ -13,11 +14,14 @@ class Reader:
 
     Args:
         records: By domain.
+
+    Attributes:
+        records: Of each domain, in order.
     """
 
     def __init__(self, records: Mapping[str, Records]) -> None:
-        self._records = list(records.values())
-        self._labels = [_classes(r) for r in self._records]
+        self.records = list(records.values())
+        self._labels = [_classes(r) for r in self.records]
 
     def read(self, domain: np.ndarray, record: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """`[b]` encoded pictures (object array) and `[b]` int32 classes within the domain."""
@@ -25,9 +29,14 @@ class Reader:
         label = np.empty(len(domain), np.int32)
         for d in np.unique(domain):
             rows = np.flatnonzero(domain == d)
-            contents[rows] = self._records[d].read(record[rows].tolist())
+            contents[rows] = self.records[d].read(record[rows].tolist())
             label[rows] = self._labels[d][record[rows]]
         return contents, label
+
+    @staticmethod
+    def nothing(count: int) -> np.ndarray:
+        """`[count]` encoded pictures of one grey pixel."""
+        return np.full(count, blank(), object)
 
 
 def _classes(records: Records) -> np.ndarray:
