@@ -189,7 +189,9 @@ def main(argv):
         print(f"{method:12s} against plain, relative:", {k: f"{v:.1e}" for k, v in error.items()})
     runs = [(m, CLASSES.value, int(b)) for m in METHODS for b in BATCHES.value]
     if BIG.value:
-        runs += [(m, BIG.value, int(BATCHES.value[0])) for m in ("chunked", "chunked xla", "sampled")]
+        runs += [
+            (m, BIG.value, int(BATCHES.value[0])) for m in ("chunked", "chunked xla", "sampled")
+        ]
     for method, classes, batch in runs:
         memory = once("memory", method, classes, batch)
         result["memory_mb"][f"{method}, {classes} classes, batch {batch}"] = memory

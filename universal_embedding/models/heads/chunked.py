@@ -65,25 +65,27 @@ def chunked_split(
             return tape.gradient(logits, (queries, rows), d_logits)
 
         def gradient(*upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            def step(i: tf.Tensor, d_queries: tf.Tensor, d_weights: tf.TensorArray) -> tuple:
-                d_chunk, d_rows = backward(i * chunk_size, chunk_size, *upstream)
-                return i + 1, d_queries + d_chunk, d_weights.write(i, d_rows)
+            def add(i: tf.Tensor, size: int, d_queries: tf.Tensor, d_weights: tf.Tensor) -> tuple:
+                d_chunk, d_rows = backward(i * chunk_size, size, *upstream)
+                if size < chunk_size:
+                    d_rows = tf.pad(d_rows, ((0, (chunk_size - size) * centers), (0, 0)))
+                d_weights = tf.raw_ops.InplaceUpdate(x=d_weights, i=i[None], v=d_rows[None])
+                return d_queries + d_chunk, d_weights
 
-            shape = (chunk_size * centers, dimension)
-            pieces = tf.TensorArray(tf.float32, whole + (rest > 0), element_shape=shape)
-            _, d_queries, pieces = tf.while_loop(
+            # Written in place: a TensorArray would hold the gradient twice when it is stacked, and
+            # scatter updates copy. That is safe in a buffer that nothing else uses; filled with a
+            # random number, it can be neither folded into a constant nor merged with another.
+            shape = (whole + (rest > 0), chunk_size * centers, dimension)
+            buffer = tf.fill(shape, tf.random.uniform([], seed=0))
+            _, *state = tf.while_loop(
                 lambda i, *_: i < whole,
-                step,
-                (0, tf.zeros_like(queries), pieces),
+                lambda i, *state: (i + 1, *add(i, chunk_size, *state)),
+                (tf.constant(0), tf.zeros_like(queries), buffer),
                 parallel_iterations=1,
             )
             if rest:
-                first = tf.constant(whole * chunk_size)
-                d_chunk, d_rows = backward(first, rest, *upstream)
-                d_queries += d_chunk
-                padding = ((0, (chunk_size - rest) * centers), (0, 0))
-                pieces = pieces.write(whole, tf.pad(d_rows, padding))
-            d_weights = tf.reshape(pieces.stack(), (-1, dimension))
+                state = add(tf.constant(whole), rest, *state)
+            d_queries, d_weights = state[0], tf.reshape(state[1], (-1, dimension))
             return d_queries, d_weights[: classes * centers]
 
         return (target, others), gradient

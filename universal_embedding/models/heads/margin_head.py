@@ -86,19 +86,27 @@ class MarginHead(keras.layers.Layer):
         counts = list(self.classes.values())
         self._offsets = np.cumsum([0, *counts[:-1]], dtype=np.int32)
         self._margins = _margins(margin, self.classes)
+        if (
+            margin_kind == "arcface"
+            and not 0 <= np.min(self._margins) <= np.max(self._margins) <= np.pi
+        ):
+            raise UserError(
+                f"MarginHead got an ArcFace margin of {np.max(np.abs(self._margins))}: it is an "
+                "angle in radians, from 0 to pi"
+            )
         self._groups = {"joint": sum(counts)} if joint else self.classes
         initializer = initializer or keras.initializers.RandomNormal(stddev=dimension**-0.5)
         self.class_weights = []
         for group, count in self._groups.items():
-            shape = (shard_size(count, self.shards) * centers, dimension)
-            make = make_sharded if self.shards > 1 else self._make_weight
-            self.class_weights.append(make(shape, initializer.clone(), f"classes_{group}"))
+            shape, start = (count * centers, dimension), initializer.clone()
+            name = f"classes_{group}"
+            if self.shards > 1:
+                size = shard_size(count, self.shards) * centers
+                weights = make_sharded(np.asarray(start(shape)), size, name)
+            else:
+                weights = self.add_weight(shape=shape, initializer=start, name=name)
+            self.class_weights.append(weights)
         self.built = True
-
-    def _make_weight(
-        self, shape: tuple[int, int], initializer: keras.initializers.Initializer, name: str
-    ) -> keras.Variable:
-        return self.add_weight(shape=shape, initializer=initializer, name=name)
 
     def call(
         self,
@@ -134,12 +142,11 @@ class MarginHead(keras.layers.Layer):
         queries = unit_rows(tf.cast(embeddings, tf.float32)) * scale
         labels, domains = tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
         ids = tf.gather(self._offsets, domains) + labels
+        inputs = (queries, ids if self.joint else labels, domains)
         if self.shards > 1:
-            whole = gather_batch((queries, ids if self.joint else labels, domains))
-            split = combine(*self._split(*whole, seed), ids.shape[0])
+            target, others = combine(*self._split(*map(gather_batch, inputs), seed), tf.size(ids))
         else:
-            split = self._split(queries, ids if self.joint else labels, domains, seed)
-        target, others = split
+            target, others = self._split(*inputs, seed)
         margin = self._margins if np.ndim(self._margins) == 0 else tf.gather(self._margins, ids)
         cosine = apply_margin(target / scale, margin * margin_factor, self.margin_kind)
         return tf.math.softplus(others - scale * cosine)

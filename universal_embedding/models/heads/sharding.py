@@ -7,8 +7,6 @@ Differentiating on every replica its own losses gives each the complete gradient
 it must not be summed over the replicas again; that of the embeddings is complete as well.
 """
 
-from collections.abc import Sequence
-
 import keras
 import numpy as np
 import tensorflow as tf
@@ -21,20 +19,15 @@ def shard_size(classes: int, shards: int) -> int:
     return -(-classes // shards)
 
 
-def make_sharded(
-    shape: tuple[int, int], initializer: keras.initializers.Initializer, name: str
-) -> keras.Variable:
-    """A variable of this shape with a different content on each replica."""
+def make_sharded(values: np.ndarray, size: int, name: str) -> keras.Variable:
+    """A variable `[size, D]` of which each replica has its own part of `values [rows, D]`."""
     variable = keras.Variable(
-        initializer,
-        shape=shape,
-        dtype="float32",
+        np.zeros((size, values.shape[1]), np.float32),
         synchronization="on_read",
         aggregation="none",
         name=name,
     )
-    for copy in tf.distribute.get_strategy().experimental_local_results(variable.value)[1:]:
-        copy.assign(initializer(shape, "float32"))
+    write_shards(variable, values)
     return variable
 
 
@@ -56,15 +49,11 @@ def write_shards(variable: keras.Variable, values: np.ndarray) -> None:
         copy.assign(np.pad(part, ((0, size - len(part)), (0, 0))))
 
 
-def gather_batch(tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+def gather_batch(part: tf.Tensor) -> tf.Tensor:
     """`[b, ...]` of each replica -> `[R * b, ...]`, the same on all."""
     context = tf.distribute.get_replica_context()
-    gathered = context.all_gather(list(tensors), axis=0)
-    shards = context.num_replicas_in_sync
-    return [
-        tf.ensure_shape(whole, [part.shape[0] and part.shape[0] * shards, *part.shape[1:]])
-        for whole, part in zip(gathered, tensors, strict=True)
-    ]
+    batch = part.shape[0] and part.shape[0] * context.num_replicas_in_sync
+    return tf.ensure_shape(context.all_gather(part, axis=0), [batch, *part.shape[1:]])
 
 
 def local_classes(
