@@ -13,10 +13,11 @@ from pathlib import Path
 from absl import flags
 
 from universal_embedding import command
+from universal_embedding.datasets.location import default_data_dir
 from universal_embedding.errors import UserError
 
 _FLAG = flags.DEFINE_string
-DATA_DIR = _FLAG("data_dir", None, "Where tools/prepare.py put the records.", required=True)
+DATA_DIR = _FLAG("data_dir", default_data_dir(), "Where tools/prepare.py put the records.")
 DATASET = _FLAG("dataset", None, "The data set in it, such as uned.", required=True)
 SPLIT = flags.DEFINE_enum("split", "test", ["val", "test"], "Whose queries.")
 DOMAINS = flags.DEFINE_list("domains", [], "Only these domains; all prepared ones by default.")
