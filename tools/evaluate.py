@@ -116,14 +116,14 @@ def _workdir(path: str) -> object:
     from universal_embedding.training.checkpoints import load_embedder
 
     embedder = load_embedder(Path(path), CHECKPOINT.value)
-    return sources.of_embedder(path, embedder, BATCH_SIZE.value)
+    return sources.of_embedder(Path(path).resolve().name, embedder, BATCH_SIZE.value)
 
 
 def _export(path: str) -> object:
     from universal_embedding.export.loading import load
     from universal_embedding.retrieval import sources
 
-    return sources.of_files(path, load(path), BATCH_SIZE.value)
+    return sources.of_files(Path(path).resolve().name, load(path), BATCH_SIZE.value)
 
 
 def _backbone(spec: str) -> object:
