@@ -130,7 +130,8 @@ def _workdir(path: str, which: str) -> object:
     from universal_embedding.retrieval import sources
     from universal_embedding.training.checkpoints import load_embedder
 
-    name = path if which == "best" else f"{path} ({which})"
+    name = Path(path).resolve().name
+    name = name if which == "best" else f"{name} ({which})"
     return sources.of_embedder(name, load_embedder(Path(path), which), BATCH_SIZE.value)
 
 
@@ -138,7 +139,7 @@ def _export(path: str) -> object:
     from universal_embedding.export.loading import load
     from universal_embedding.retrieval import sources
 
-    return sources.of_files(path, load(path), BATCH_SIZE.value)
+    return sources.of_files(Path(path).resolve().name, load(path), BATCH_SIZE.value)
 
 
 def _backbone(spec: str) -> object:

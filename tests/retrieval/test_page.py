@@ -9,7 +9,16 @@ from fake_records import FakeRecords, fake
 from PIL import Image
 
 from universal_embedding.errors import UserError
-from universal_embedding.retrieval import assessment, atlas, charts, page, sheets, sources
+from universal_embedding.retrieval import (
+    approximate,
+    assessment,
+    atlas,
+    charts,
+    page,
+    report,
+    sheets,
+    sources,
+)
 from universal_embedding.retrieval.sources import Pair
 
 VOID = {"meta", "img", "i", "line", "rect", "path", "circle"}
@@ -147,6 +156,32 @@ def test_map_separates_what_is_separate():
     assert np.linalg.norm(middles[0] - middles[1]) > within
     picture = charts.point_map(drawn.places, drawn.domains, ["a", "b"], ["x"] * 80)
     assert picture.count("<circle") == 80
+
+
+def test_approximate_search_is_reported_with_recall_time_and_curve(pairs, tmp_path, monkeypatch):
+    monkeypatch.setattr(approximate, "SMALLEST", 500)
+    classes = np.arange(1200) % 300
+    pairs = {key: Pair(pictured(key, "test", classes), None) for key in ("a", "b")}
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((300, 16))
+
+    def embed(records):
+        rows = centres[records.labels.values] + 0.3 * rng.standard_normal((len(records), 16))
+        return rows.astype(np.float32)
+
+    options = assessment.Options(search=lambda: approximate.ScannTree(0.9), resamples=10)
+    one = assessment.assess(sources.Source("x", embed), pairs, options)
+    numbers = {"dataset": "d", "split": "test", **assessment.numbers([one], options)}
+    search = numbers["search"]["merged"]
+    assert not search["exact"] and 0.85 < search["recall_at_5"] <= 1
+    recalls = [point["recall_at_5"] for point in search["curve"]]
+    assert recalls[-1] > 0.95 and recalls[-1] > recalls[0]
+    assert [point["recall_at_5"] for point in search["curve"] if point["chosen"]] == [
+        search["recall_at_5"]
+    ]
+    assert "Approximate: recall@5" in report.text(numbers)
+    html = page.write(numbers, [one], pairs, tmp_path / "r.html", examples=0).read_text()
+    assert "approximate search, merged" in html and "approximate search, separate" in html
 
 
 def test_curve_is_drawn_where_search_is_approximate():

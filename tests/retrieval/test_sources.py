@@ -97,6 +97,19 @@ def test_two_sources_give_a_comparison_with_interval(pairs, tmp_path):
     assert [path.name for path in paths] == ["report.json", "report.md"]
 
 
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"metrics": ["r_at_0"]}, "no metric is called 'r_at_0'"),
+        ({"protocols": ["joint"]}, r"protocols are \['joint'\]"),
+        ({"metrics": []}, "at least one of each"),
+    ],
+)
+def test_unknown_metrics_and_protocols_are_named_errors(changes, message):
+    with pytest.raises(UserError, match=message):
+        assessment.Options(**changes)
+
+
 def test_sources_of_one_name_are_numbered():
     made = sources.named_apart([noisy("x", 1), noisy("y", 1), noisy("x", 1)])
     assert [source.name for source in made] == ["x #1", "y", "x #2"]

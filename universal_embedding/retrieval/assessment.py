@@ -36,6 +36,12 @@ class Options:
     def __post_init__(self) -> None:
         for name in self.metrics:
             parse(name)
+        wrong = [name for name in self.protocols if name not in PROTOCOLS]
+        if wrong or not self.protocols or not self.metrics:
+            raise UserError(
+                f"protocols are {list(self.protocols)} and metrics {list(self.metrics)}; give at "
+                f"least one of each, protocols among {', '.join(PROTOCOLS)}"
+            )
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,8 @@ def _sections(report: dict, table: Callable[[list[list[str]]], str], heading: st
         for protocol in (protocol for protocol in TITLES if protocol in numbers):
             parts.append(heading.format(f"{name} — {TITLES[protocol]}"))
             parts.append(table(rows(numbers[protocol])))
+            if not numbers["search"][protocol]["exact"]:
+                parts.append(search_line(numbers["search"][protocol]))
         for protocol, summary in numbers.get("difference", {}).items():
             against = f"{name} minus {report['source']}, {protocol}"
             parts.append(heading.format(against))
@@ -98,6 +100,16 @@ def _sections(report: dict, table: Callable[[list[list[str]]], str], heading: st
     if "compared" in report:
         parts += [heading.format("Means over domains"), table(mean_rows(report))]
     return "\n\n".join(parts)
+
+
+def search_line(search: dict) -> str:
+    """What an approximate search costs and what it gives."""
+    return (
+        f"Approximate: recall@5 {search['recall_at_5']:.4f} against exact on "
+        f"{search['recall_sample']:,} queries; built in {search['build_seconds']:.1f} s; "
+        f"{search['queries_per_second']:,.0f} queries per second (exact, on that sample: "
+        f"{search['exact_queries_per_second']:,.0f})."
+    )
 
 
 def mean_rows(report: dict) -> list[list[str]]:

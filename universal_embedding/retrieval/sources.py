@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from absl import logging
@@ -89,7 +90,7 @@ def of_backbone(spec: str, image_size: int, aspect: str, batch_size: int) -> Sou
 
     backbone = load_backbone(spec, image_size)
     embedder = Embedder(backbone, dimension=None, image_size=image_size, aspect=aspect)
-    return of_embedder(spec, embedder, batch_size)
+    return of_embedder(Path(spec).name, embedder, batch_size)
 
 
 def of_files(name: str, embed: Callable[[Sequence[bytes]], np.ndarray], batch_size: int) -> Source:
@@ -102,7 +103,7 @@ def of_files(name: str, embed: Callable[[Sequence[bytes]], np.ndarray], batch_si
 
 def of_table(path: str) -> Source:
     """An `.npz` of embeddings; see `table.EmbeddingTable`."""
-    return Source(path, EmbeddingTable(path))
+    return Source(Path(path).name, EmbeddingTable(path))
 
 
 def named_apart(sources: Sequence[Source]) -> list[Source]:
