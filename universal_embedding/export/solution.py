@@ -72,7 +72,7 @@ def of_prepared(
     Where the queries are the index too, `share` of each class become queries.
 
     Raises:
-        UserError: The data is not
+        UserError: The data is not prepared.
     """
     queries, index = [], []
     for domain in domains or prepared_domains(data_dir, dataset):
