@@ -98,7 +98,9 @@ def test_what_is_no_picture_is_named(exported, picture, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     with pytest.raises(UserError, match=r"bad\.png"):
         model([tmp_path / "good.png", tmp_path / "bad.png", tmp_path / "good.png"])
-    with pytest.raises(UserError, match=r"none\.png cannot be read"):
+    with pytest.raises(UserError, match="bytes is not a picture"):
+        model([(tmp_path / "good.png").read_bytes(), b"no picture"])
+    with pytest.raises(UserError, match=r"none\.png cannot be read.*missing"):
         model(tmp_path / "none.png")
     for shape, dtype in (([4, 4, 3], float), ([0, 4, 3], "uint8"), ([4, 4, 4], "uint8")):
         with pytest.raises(UserError, match="a picture is"):

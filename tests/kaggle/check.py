@@ -23,7 +23,7 @@ from universal_embedding.models.embedder import Embedder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TOLERANCE = 1e-5
-APPLICATIONS = ("ConvNeXtTiny", "EfficientNetV2B0", "MobileNetV3Small", "ResNet50")
+APPLICATIONS = ("ConvNeXtTiny", "EfficientNetV2B0", "ResNet50")
 FLOAT16 = "EfficientNetV2B0"  # is checked with float16 weights as well
 LITE0 = ROOT.parent / "shared" / "backbones" / "efficientnet_lite0.keras"
 
@@ -100,7 +100,7 @@ def check(folder: Path, wanted: list[str]) -> float:
         )
         worst = max(worst, float(difference))
         if spread < 0.01:
-            raise AssertionError(f"{path.stem} gives all pictures one embedding: no check at all")
+            raise SystemExit(f"{path.stem} gives all pictures one embedding: nothing is checked")
     return worst
 
 

@@ -4,12 +4,14 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from universal_embedding.datasets import pictures
 from universal_embedding.errors import UserError
 from universal_embedding.export import archive, signature
 from universal_embedding.export.saved_model import ENCODED, UNIT
@@ -49,13 +51,14 @@ class ExportedEmbedder:
             self.dimension = self._arrays(np.zeros([1, 1, 1, 3], np.uint8)).shape[-1]
 
     def __call__(
-        self, pictures: Picture | Iterable[Picture], batch_size: int = 32, progress: bool = True
+        self, given: Picture | Iterable[Picture], batch_size: int = 32, progress: bool = True
     ) -> np.ndarray:
         """Embeds pictures.
 
         Args:
-            pictures: File names, encoded files as bytes, uint8 arrays `[H, W, 3]` (RGB) or
-                `[H, W]` (grey), or a mix; one of them alone counts as a list of one.
+            given: File names of pictures in any common format, bytes of JPEG, PNG, GIF or BMP
+                files, uint8 arrays `[H, W, 3]` (RGB) or `[H, W]` (grey), or a mix; one of them
+                alone counts as a list of one.
             batch_size: Pictures embedded together.
             progress: Whether to show a progress bar where standard error is a terminal.
 
@@ -65,30 +68,27 @@ class ExportedEmbedder:
         Raises:
             UserError: A picture cannot be read.
         """
-        if isinstance(pictures, str | os.PathLike | bytes):
-            pictures = [pictures]
-        elif isinstance(pictures, np.ndarray) and pictures.ndim < 4:
-            pictures = pictures[None]
-        pictures = list(pictures)
-        rows = np.empty([len(pictures), self.dimension], np.float32)
-        bar = tqdm(total=len(pictures), unit="picture", disable=None if progress else True)
-        with bar:
-            for start in range(0, len(pictures), batch_size):
-                batch = pictures[start : start + batch_size]
-                rows[start : start + len(batch)] = self._batch(batch)
-                bar.update(len(batch))
+        if isinstance(given, Picture) and getattr(given, "ndim", 3) < 4:
+            given = [given]
+        given = list(given)
+        rows = np.empty([len(given), self.dimension], np.float32)
+        bar = tqdm(total=len(given), unit="picture", disable=None if progress else True)
+        with bar, ThreadPoolExecutor() as pool:
+            for start in range(0, len(given), batch_size):
+                names = given[start : start + batch_size]
+                rows[start : start + len(names)] = self._batch(list(pool.map(_input, names)), names)
+                bar.update(len(names))
         return rows
 
-    def _batch(self, pictures: Sequence[Picture]) -> np.ndarray:
-        rows = np.empty([len(pictures), self.dimension], np.float32)
+    def _batch(self, inputs: list[bytes | np.ndarray], names: Sequence[Picture]) -> np.ndarray:
+        rows = np.empty([len(inputs), self.dimension], np.float32)
         groups = defaultdict(list)  # pictures which one call can take
-        inputs = [_input(picture) for picture in pictures]
         for i, picture in enumerate(inputs):
             groups[picture.shape if isinstance(picture, np.ndarray) else None].append(i)
         for shape, numbers in groups.items():
             group = [inputs[i] for i in numbers]
             if shape is None:
-                rows[numbers] = self._files(group, [pictures[i] for i in numbers])
+                rows[numbers] = self._files(group, [names[i] for i in numbers])
             else:
                 rows[numbers] = self._arrays(np.stack(group))
         return rows
@@ -117,10 +117,11 @@ def _input(picture: Picture) -> bytes | np.ndarray:
     if isinstance(picture, bytes):
         return picture
     if isinstance(picture, str | os.PathLike):
+        path = Path(picture)
         try:
-            return Path(picture).read_bytes()
-        except OSError as error:
-            raise UserError(f"{picture} cannot be read ({error.strerror})") from None
+            return pictures.load(path.parent, path.name)
+        except pictures.BrokenPictureError as error:
+            raise UserError(f"{picture} cannot be read as a picture ({error})") from None
     array = np.asarray(picture)
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=-1)

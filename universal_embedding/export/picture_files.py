@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from universal_embedding.datasets import pictures
 from universal_embedding.errors import UserError
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 AHEAD = 64  # pictures decoded before they are wanted
 
 
@@ -45,7 +46,7 @@ def decoded(paths: Sequence[Path]) -> Iterator[np.ndarray]:
 
 def _decode(path: Path) -> np.ndarray:
     try:
-        data = tf.io.read_file(str(path))
-        return tf.io.decode_image(data, channels=3, expand_animations=False).numpy()
-    except tf.errors.OpError as error:
-        raise UserError(f"{path} cannot be decoded ({error.message}): replace it") from None
+        data = pictures.load(path.parent, path.name)
+    except pictures.BrokenPictureError as error:
+        raise UserError(f"{path} cannot be decoded ({error}): replace it") from None
+    return tf.io.decode_image(data, channels=3, expand_animations=False).numpy()

@@ -1,5 +1,6 @@
 """A competition of one's own: labelled pictures -> query/, index/ and solution.csv."""
 
+import functools
 import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -9,11 +10,13 @@ from pathlib import Path
 from absl import logging
 from tqdm import tqdm
 
-from universal_embedding.datasets import records as prepared
+from universal_embedding.datasets.pictures import BrokenPictureError, load
+from universal_embedding.datasets.records import Records, prepared_domains, query_and_index
 from universal_embedding.errors import UserError
 from universal_embedding.export.competition import Solution, write_solution
 from universal_embedding.export.picture_files import SUFFIXES
 
+# What TensorFlow decodes, by the first two bytes
 MAGIC = {b"\xff\xd8": ".jpg", b"\x89P": ".png", b"GI": ".gif", b"BM": ".bmp"}
 
 
@@ -47,10 +50,18 @@ def of_folder(folder: str | Path) -> list[Picture]:
     for path in sorted(Path(folder).glob("*/**/*")):
         if path.suffix.lower() in SUFFIXES:
             name = path.relative_to(folder)
-            pictures.append(Picture(name.as_posix(), frozenset([name.parts[0]]), path.read_bytes))
+            read = functools.partial(_load, path)
+            pictures.append(Picture(name.as_posix(), frozenset([name.parts[0]]), read))
     if not pictures:
         raise UserError(f"{folder} has no pictures in folders named by class")
     return pictures
+
+
+def _load(path: Path) -> bytes:
+    try:
+        return load(path.parent, path.name)
+    except BrokenPictureError as error:
+        raise UserError(f"{path} cannot be read as a picture ({error}): remove it") from None
 
 
 def of_prepared(
@@ -64,8 +75,8 @@ def of_prepared(
         UserError: The data is not prepared.
     """
     queries, index = [], []
-    for domain in domains or prepared.prepared_domains(data_dir, dataset):
-        asked, searched = prepared.query_and_index(data_dir, dataset, domain, split)
+    for domain in domains or prepared_domains(data_dir, dataset):
+        asked, searched = query_and_index(data_dir, dataset, domain, split)
         if searched is None:
             parts = divide(_of_records(asked), share)
         else:
@@ -75,7 +86,7 @@ def of_prepared(
     return queries, index
 
 
-def _of_records(records: prepared.Records) -> list[Picture]:
+def _of_records(records: Records) -> list[Picture]:
     def picture(i: int) -> Picture:
         name = f"{records.domain}/{records.split}/{records.image_ids[i]}"
         labels = frozenset(f"{records.domain}/{label}" for label in records.labels[i])
@@ -148,10 +159,7 @@ def _write_pictures(folder: Path, pictures: Sequence[Picture]) -> None:
     folder.mkdir(parents=True)
     for picture in tqdm(pictures, desc=folder.name, unit="picture", disable=None):
         data = picture.read()
-        suffix = MAGIC.get(data[:2])
-        if suffix is None:
-            raise UserError(f"{picture.name} is no JPEG, PNG, GIF or BMP: convert it")
-        (folder / (picture.id + suffix)).write_bytes(data)
+        (folder / (picture.id + MAGIC[data[:2]])).write_bytes(data)
 
 
 def _hash(text: str) -> str:
