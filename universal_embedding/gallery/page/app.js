@@ -24,6 +24,7 @@ function parameters() {
   const wishes = new URLSearchParams({ k: $("k").value, distance: $("distance").value });
   if ($("category").value) wishes.set("category", $("category").value === " " ? "" : $("category").value);
   if ($("max").value) wishes.set("max_distance", $("max").value);
+  else if (about.max_distance !== null) wishes.set("max_distance", 2); // the largest there is
   if (crop.area) wishes.set("crop", crop.area.map((side) => side.toFixed(4)).join());
   if (query?.picture !== undefined) wishes.set("picture", query.picture);
   return wishes;
