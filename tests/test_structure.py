@@ -2,6 +2,8 @@
 
 import ast
 import fnmatch
+import functools
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -46,6 +48,17 @@ def test_every_folder_of_the_package_has_its_place():
     assert folders == set(ORDER)
 
 
+@functools.cache
+def files():
+    """Every file below the checkout but for hidden folders and what the tools make."""
+    found = []
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [f for f in folders if not f.startswith(".") and f not in ("demo", "runs")]
+        found += [str((Path(folder) / name).relative_to(ROOT)) for name in names]
+    return found
+
+
+@functools.cache
 def targets():
     """BUILD's targets, by running it: Starlark is Python, and `glob` is the only thing it reads."""
     found = []
@@ -54,8 +67,6 @@ def targets():
         return lambda **fields: found.append((kind, fields))
 
     def glob(include, exclude=()):
-        files = [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
-
         def matches(file, patterns):
             # `**/` stands for any number of folders, none among them; `*` stays in its folder.
             return any(
@@ -64,7 +75,7 @@ def targets():
                 for p in patterns
             )
 
-        return sorted(f for f in files if matches(f, include) and not matches(f, exclude))
+        return sorted(f for f in files() if matches(f, include) and not matches(f, exclude))
 
     names = {
         "package": rule("package"),
