@@ -4,6 +4,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+from universal_embedding.errors import UserError
 from universal_embedding.input.pictures import PictureOptions
 
 
@@ -93,3 +94,21 @@ def stage(**fields: object) -> ConfigDict:
     config.lock()
     config.update(fields)
     return config
+
+
+def read_argument(argument: str, **defaults: str) -> dict[str, str]:
+    """Reads what stands after the colon of `--config=FILE:name=value,name=value`.
+
+    Raises:
+        UserError: a name is none of `defaults`.
+    """
+    given = dict(defaults)
+    for pair in filter(None, argument.split(",")):
+        name, _, value = pair.partition("=")
+        if name not in defaults or not value:
+            raise UserError(
+                f"the config's argument has {pair!r}; it takes "
+                + ", ".join(f"{known}=..." for known in defaults)
+            )
+        given[name] = value
+    return given
