@@ -9,14 +9,17 @@ def get_config():
     config.data.batch_size = 64
     config.model.backbone = "small"
     config.model.image_size = 64
-    config.pictures.scale = (0.5, 1.0)
+    config.pictures.scale = (0.64, 1.0)
+    config.pictures.ratio = (1.0, 1.0)
+    config.optimizer.weight_decay = 1e-2
+    config.optimizer.clip_norm = 1.0
     config.stages = (
         stage(
             name="all",
             steps=1500,
             backbone_rate=2e-3,
             projection_rate=2e-3,
-            head_rate=2e-3,
+            head_rate=6e-3,
             warmup=100,
         ),
     )

@@ -27,7 +27,6 @@ SKIP_BROKEN = flags.DEFINE_bool(
 
 def main(argv: list[str]) -> None:
     del argv
-    logging.set_verbosity(logging.WARNING)  # TFDS says much
     manual_dir = Path(MANUAL_DIR.value).expanduser().resolve()
     if not manual_dir.is_dir():
         raise UserError(f"--manual_dir={MANUAL_DIR.value} is no folder: put the pictures there")

@@ -21,7 +21,7 @@ def run(main: Callable[[list[str]], None], commands: tuple[str, ...] = ()) -> No
         main: Called with the program's name and, if there are `commands`, the one given.
         commands: Names of which exactly one stands on the command line before or among the flags.
     """
-    logging.set_verbosity(logging.INFO)
+    logging.set_verbosity(logging.WARNING)  # absl carries TensorFlow's own notes at INFO
     logging.use_absl_handler()
     app.run(_guarded(main, commands), flags_parser=_parse_flags)
 

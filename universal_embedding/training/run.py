@@ -133,6 +133,10 @@ class Run:
                 compiled=config.jit_compile,
             )
 
+    def chosen(self, stage: Stage) -> dict[str, Records]:
+        """The records that a stage trains on."""
+        return {domain: self.records[domain] for domain in stage.domains or self.records}
+
     def batches(self, stage: Stage, step: int, show: bool = True) -> Iterator:
         """A stage's batches from a step of the run on, for every replica.
 
@@ -141,7 +145,7 @@ class Run:
             step: The run's step, not before the stage's start.
             show: Whether to show the progress of computing features.
         """
-        chosen = {domain: self.records[domain] for domain in stage.domains or self.records}
+        chosen = self.chosen(stage)
         draws = make_draws(self.config, chosen)
         if stage.input == "features":
             folder = self.workdir / "features"

@@ -14,7 +14,7 @@ from universal_embedding.training.loop import Loop
 from universal_embedding.training.metrics import MetricWriter
 from universal_embedding.training.model import save_architecture
 from universal_embedding.training.preemption import Preemption
-from universal_embedding.training.run import Run
+from universal_embedding.training.run import Run, make_draws
 from universal_embedding.training.stages import Stage, rate_at
 from universal_embedding.training.start import find_start
 from universal_embedding.training.strategy import hosts
@@ -77,6 +77,9 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, step: int, stop: Preemption) -> bool:
         """Trains a stage to its end; False if a signal stopped it."""
+        shares = make_draws(self.config, self.of.chosen(stage)).weights
+        shown = ", ".join(f"{domain} {share:.3g}" for domain, share in shares.items())
+        self.writer.say(f"{stage.name}: shares of the domains: {shown}")
         self.writer.say(f"{stage.name}: steps {stage.start} to {stage.end}, {stage.input}")
         batches = self.of.batches(stage, step, show=self.chief)
         loop = Loop(self.of.step_of(stage), self.of.strategy)
