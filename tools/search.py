@@ -56,8 +56,9 @@ NEEDS = {
 
 def main(argv: list[str]) -> None:
     chosen = argv[1]
-    for flag in {flag for takes in TAKES.values() for flag in takes} - set(TAKES[chosen]):
-        if flag.present:
+    own = {flag.name for flag in TAKES[chosen]}
+    for flag in (flag for takes in TAKES.values() for flag in takes):
+        if flag.present and flag.name not in own:
             raise UserError(f"--{flag.name} has no meaning for {chosen}: leave it out")
     for flag in NEEDS[chosen]:
         if not flag.value:
