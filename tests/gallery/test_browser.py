@@ -53,8 +53,10 @@ class Page:
     def settled(self, words):
         """Waits for an answer with these words in the status or the error."""
         self.until(
-            lambda: self.one("#found").get_attribute("aria-busy") == "false"
-            and words in self.one("#status").text + self.one("#error").text
+            lambda: (
+                self.one("#found").get_attribute("aria-busy") == "false"
+                and words in self.one("#status").text + self.one("#error").text
+            )
         )
         return self
 
@@ -96,7 +98,9 @@ def test_upload_click_through_and_back(page, file, gallery):
     page.settled("10 matches")
     first = page.names
     assert [n.split("/")[0] for n in first[:4]] == ["red"] * 4
-    distances = [float(d.text) for d in page.browser.find_elements(By.CSS_SELECTOR, "#matches data")]
+    distances = [
+        float(d.text) for d in page.browser.find_elements(By.CSS_SELECTOR, "#matches data")
+    ]
     assert distances == sorted(distances) and len(distances) == 10
     assert page.one("#query-name").text == "mine.png"
     page.shot("results")
