@@ -178,7 +178,6 @@ def test_crop_by_keyboard_and_by_mouse(page, tmp_path, picture):
     page.settled("10 matches")
     assert page.browser.switch_to.active_element.get_attribute("id") == "box"
     for _ in range(12):  # smaller from the right: only red is left
-        page.run("return 0")
         page.one("#box").send_keys(Keys.SHIFT + Keys.ARROW_LEFT)
     page.until(lambda: page.names and page.names[0].startswith("red/"))
     page.shot("crop")
@@ -220,5 +219,6 @@ def test_nothing_comes_from_elsewhere_and_all_is_labelled(page, file, running):
     unnamed = """return [...document.querySelectorAll('button, input, select')].filter(n =>
         !n.textContent.trim() && !n.labels?.length && !n.title).length"""
     assert page.run(unnamed) == 0
-    severe = [e for e in page.browser.get_log("browser") if e["level"] == "SEVERE"]
-    assert not severe
+    # refusals of other tests stand there as "network"
+    log = [e for e in page.browser.get_log("browser") if e["source"] != "network"]
+    assert not log
