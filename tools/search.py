@@ -139,7 +139,10 @@ def _open():
     from universal_embedding.gallery import search
 
     saved_model = Path(SAVED_MODEL.value) if SAVED_MODEL.value else None
-    return search.open_gallery(Path(INDEX.value), saved_model, EXACT_BELOW.value)
+    gallery = search.open_gallery(Path(INDEX.value), saved_model, EXACT_BELOW.value)
+    if not gallery.is_exact:
+        print(gallery.approximation())
+    return gallery
 
 
 if __name__ == "__main__":
