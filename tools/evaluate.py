@@ -8,6 +8,7 @@ domain, adds the upper bound of one model for each domain.
 """
 
 import functools
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -75,6 +76,8 @@ def main(argv: list[str]) -> None:
         assessed.append(assessment.assess_specialists(_specialists(), pairs, options))
     numbers = {"dataset": dataset, "split": SPLIT.value}
     numbers |= assessment.numbers(assessed, options)
+    given = flags.FLAGS.get_key_flags_for_module(sys.argv[0])
+    numbers["arguments"] = {flag.name: flag.value for flag in given}
     print(report.text(numbers))
     folder = Path(OUTPUT.value or f"reports/{dataset}-{SPLIT.value}")
     written = report.write(numbers, folder)

@@ -56,8 +56,9 @@ NEEDS = {
 
 def main(argv: list[str]) -> None:
     chosen = argv[1]
-    for flag in {flag for takes in TAKES.values() for flag in takes} - set(TAKES[chosen]):
-        if flag.present:
+    own = {flag.name for flag in TAKES[chosen]}
+    for flag in (flag for takes in TAKES.values() for flag in takes):
+        if flag.present and flag.name not in own:
             raise UserError(f"--{flag.name} has no meaning for {chosen}: leave it out")
     for flag in NEEDS[chosen]:
         if not flag.value:
@@ -138,7 +139,10 @@ def _open():
     from universal_embedding.gallery import search
 
     saved_model = Path(SAVED_MODEL.value) if SAVED_MODEL.value else None
-    return search.open_gallery(Path(INDEX.value), saved_model, EXACT_BELOW.value)
+    gallery = search.open_gallery(Path(INDEX.value), saved_model, EXACT_BELOW.value)
+    if not gallery.is_exact:
+        print(gallery.approximation())
+    return gallery
 
 
 if __name__ == "__main__":

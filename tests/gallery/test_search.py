@@ -4,7 +4,8 @@ import pytest
 from universal_embedding.errors import UserError
 from universal_embedding.gallery import evaluation, sheets
 from universal_embedding.gallery.evaluation import Found
-from universal_embedding.gallery.search import Match
+from universal_embedding.gallery.index import Index
+from universal_embedding.gallery.search import Gallery, Match
 
 
 def naive(rows, query, own=None):
@@ -50,6 +51,20 @@ def test_category_and_reject_threshold(gallery):
         gallery.nearest(0, category="grey")
     with pytest.raises(UserError, match="distance is 'taxicab'"):
         gallery.nearest(0, distance="taxicab")
+
+
+def test_a_large_gallery_is_searched_by_a_tree(model, tmp_path):
+    rows = np.random.default_rng(0).normal(size=(25_000, 16)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = [f"{i % 2}/{i}.png" for i in range(len(rows))]
+    index = Index(tmp_path, tmp_path, model.fingerprint, names, [(0, 0)] * len(rows), rows)
+    gallery = Gallery(index, model, tmp_path, exact_below=20_000)
+    assert not gallery.is_exact
+    recall = float(gallery.approximation().split("recall@5 ")[1].split()[0])
+    assert recall > 0.97
+    best = np.argsort(-(rows[1::2] @ rows[7]))[1:4] * 2 + 1
+    matches = gallery.nearest(7, 3, category="1")  # half of it: below 20,000, so exact
+    assert [m.number for m in matches] == best.tolist()
 
 
 def found(number, category, wanted, *others):

@@ -64,9 +64,7 @@ def update(
         done_stamps = [stamps[name] for name in done]
         return Index(gallery, origin, model.fingerprint, done, done_stamps, embeddings, broken)
 
-    changes = Changes(
-        kept=len(keep), removed=len(known.keys() - stamps.keys()), other_files=others
-    )
+    changes = Changes(kept=len(keep), removed=len(known.keys() - stamps.keys()), other_files=others)
     saved = time.monotonic()
     with ThreadPoolExecutor(READERS) as pool, tqdm(total=len(todo), unit="picture") as bar:
         for start in range(0, len(todo), batch_size):

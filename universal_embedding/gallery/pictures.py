@@ -2,7 +2,6 @@
 
 import io
 import os
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image, ImageOps
 from universal_embedding.errors import UserError
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "TIFF", "WEBP")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_PIXELS = 50_000_000
 LONGEST_SIDE = 1024
 
@@ -70,8 +69,9 @@ def read(
     Raises:
         UserError: It is no picture, is damaged, or is too large.
     """
+    file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
-        with _open(source) as picture:
+        with Image.open(file, "r", FORMATS) as picture:
             if picture.width * picture.height > max_pixels:
                 raise UserError(
                     f"the picture has {picture.width} x {picture.height} pixels, more than "
@@ -87,18 +87,14 @@ def read(
             return np.asarray(picture)
     except UserError:
         raise
+    except Image.DecompressionBombError:  # Pillow's own limit, twice its MAX_IMAGE_PIXELS
+        raise UserError(f"the picture has far more than {max_pixels:,} pixels") from None
     except OSError as error:
         if error.errno:  # the file, not its content
             raise UserError(f"the file cannot be read ({error.strerror})") from None
         raise UserError(_unreadable()) from None
     except Exception:  # decoders meet damaged files with errors of every kind
         raise UserError(_unreadable()) from None
-
-
-def _open(source: Path | bytes) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the limit is checked by the caller
-        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, "r", FORMATS)
 
 
 def _rgb(picture: Image.Image) -> Image.Image:

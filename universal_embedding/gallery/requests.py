@@ -100,4 +100,6 @@ def _crop(given: str | None) -> Box | None:
             return left, top, right, bottom
     except ValueError:
         pass
-    raise HTTPException(400, "crop must be left,top,right,bottom in 0..1, left < right, top < bottom")
+    raise HTTPException(
+        400, "crop must be left,top,right,bottom in 0..1, left < right, top < bottom"
+    )

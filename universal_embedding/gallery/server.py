@@ -138,9 +138,7 @@ class _Pages:
         )
 
     async def search(self, request: Request) -> Response:
-        wishes = requests.wishes(
-            request.query_params, len(self.gallery.index), self.max_distance
-        )
+        wishes = requests.wishes(request.query_params, len(self.gallery.index), self.max_distance)
         if (request.method == "POST") == (wishes.picture is not None):
             raise HTTPException(400, "POST the bytes of a picture, or GET with picture=NUMBER")
         async with self.uploads:
@@ -233,5 +231,3 @@ async def _refused(request: Request, error: Exception) -> Response:
 async def _failed(request: Request, error: Exception) -> Response:
     del request, error  # uvicorn writes it to the log; the visitor learns nothing of it
     return JSONResponse({"error": "something went wrong here; try again"}, 500, HEADERS)
-
-

@@ -42,7 +42,12 @@ def of_failures(index: Index, failures: Sequence[Found]) -> Image.Image:
     return _sheet(
         [
             [
-                Tile(index.gallery / index.names[f.number], QUERY, f.category or "-", _name(index, f.number)),
+                Tile(
+                    index.gallery / index.names[f.number],
+                    QUERY,
+                    f.category or "-",
+                    _name(index, f.number),
+                ),
                 *(
                     _match(index, m, RIGHT if m.category == f.category else WRONG)
                     for m in f.matches

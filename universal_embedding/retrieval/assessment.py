@@ -104,6 +104,7 @@ def numbers(assessments: Sequence[Assessment], options: Options) -> dict:
     report["options"] = {
         "metrics": list(options.metrics),
         "resamples": options.resamples,
+        "seed": 0,  # of the resampling
     }
     report["versions"] = _versions()
     return report
