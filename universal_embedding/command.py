@@ -8,7 +8,7 @@ from absl import app, logging
 
 from universal_embedding.errors import UserError
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the native library's own chatter
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Python gets every error that matters
 
 
 def run(main: Callable[[list[str]], None], commands: tuple[str, ...] = ()) -> None:
