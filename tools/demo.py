@@ -4,6 +4,7 @@ render -> prepare -> train -> export -> score -> search -> report, each by its o
 command is shown. A second run does only what the first has not done.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -47,6 +48,8 @@ def steps(out: Path) -> Iterator[tuple[str, ...]]:
     yield "Rendering eight domains", "render.py", f"--output={pictures}"
     yield "Preparing records", "prepare.py", f"--manual_dir={pictures}", *data
     yield "Training", "train.py", config, f"--workdir={run_folder}", f"--data_dir={out}/data"
+    for made in (submission, saved_model, index):  # of an earlier run; the tools keep what is there
+        remove(made)
     yield (
         "Exporting",
         "export.py",
@@ -86,6 +89,14 @@ def steps(out: Path) -> Iterator[tuple[str, ...]]:
         *data,
         f"--output={out}/report",
     )
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder that the demo made."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def run(tool: str, arguments: list[str]) -> None:
