@@ -11,7 +11,8 @@ def get_config():
     config.model.image_size = 64
     config.pictures.scale = (0.64, 1.0)
     config.pictures.ratio = (1.0, 1.0)
-    config.optimizer.weight_decay = 1e-2
+    config.optimizer.weight_decay.backbone = 1e-2
+    config.optimizer.weight_decay.projection = 1e-2
     config.optimizer.clip_norm = 1.0
     config.stages = (
         stage(

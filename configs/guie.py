@@ -35,7 +35,7 @@ def get_config(argument=""):
     config.head.margin_kind = "arcface"
     config.head.scale = 30.0
     config.head.margin = 0.3
-    config.optimizer.weight_decay = 1e-4
+    config.optimizer.weight_decay.update(backbone=1e-4, projection=1e-4, head=1e-4)
     config.optimizer.clip_norm = 1.0
     head_rate = 0.0 if locked else 1e-4
     deep = {"backbone_rate": 1e-6, "layer_decay": 0.9, "warmup": 500}

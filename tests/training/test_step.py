@@ -42,7 +42,7 @@ def test_ten_steps_equal_a_plain_loop(make_run, config):
     ]
     optimizers = []
     for variables, rate in groups:
-        optimizer = keras.optimizers.AdamW(rate, weight_decay=config.optimizer.weight_decay)
+        optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-6)
         optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
         optimizer.build(variables)
         optimizers.append(optimizer)
@@ -102,7 +102,7 @@ SCORES = {"merged/mean/r_at_1": 0.5}
 def test_one_domains_steps_leave_other_domains_heads_and_slots_alone(make_run, config):
     config.head.joint = False
     config.data.batch = "domain"
-    config.optimizer.weight_decay = 0.1
+    config.optimizer.weight_decay.head = 0.1
     run = make_run(stages=(stage(steps=6, domains=("boats",), **ALL),))
     others = [part for name, part in run.parts.items() if name in ("head/apples", "head/coins")]
     states = [v for part in others for v in (*part.variables, *part.optimizer.variables)]

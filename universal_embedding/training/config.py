@@ -57,7 +57,8 @@ def base_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # any optimizer of Keras
-    config.optimizer.weight_decay = 1e-6  # not on biases and norms
+    # Decoupled: each step takes rate x decay of a weight. Not on biases and norms.
+    config.optimizer.weight_decay = ConfigDict({"backbone": 1e-6, "projection": 1e-6, "head": 1e-6})
     config.optimizer.clip_norm = 0.0  # of all gradients together; 0: none
     config.optimizer.average = 0.0  # momentum of the weights' moving average (EMA); 0: none
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import keras
 import tensorflow as tf
-from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
 from universal_embedding.training.stages import Stage, rate_at
@@ -32,7 +31,7 @@ class StageRate(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_optimizer(
-    config: ConfigDict, variables: Sequence[keras.Variable], rate: StageRate
+    name: str, variables: Sequence[keras.Variable], rate: StageRate, weight_decay: float
 ) -> keras.optimizers.Optimizer:
     """A built Keras optimizer that takes gradients already summed over the replicas.
 
@@ -42,19 +41,17 @@ def make_optimizer(
         UserError: Keras has no optimizer of this name, or it takes no weight decay.
     """
     known = {
-        name.lower(): value
-        for name, value in vars(keras.optimizers).items()
+        key.lower(): value
+        for key, value in vars(keras.optimizers).items()
         if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
     }
-    if config.name.lower() not in known:
-        raise UserError(
-            f"config.optimizer.name is {config.name!r}; Keras has {', '.join(sorted(known))}"
-        )
-    options = {"momentum": 0.9} if config.name.lower() == "sgd" else {}
-    optimizer = known[config.name.lower()](
-        learning_rate=rate, weight_decay=config.weight_decay or None, **options
+    if name.lower() not in known:
+        raise UserError(f"config.optimizer.name is {name!r}; Keras has {', '.join(sorted(known))}")
+    options = {"momentum": 0.9} if name.lower() == "sgd" else {}
+    optimizer = known[name.lower()](
+        learning_rate=rate, weight_decay=weight_decay or None, **options
     )
-    if config.weight_decay:
+    if weight_decay:
         optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
     # The step has summed them, since clipping needs the sums; a second sum would count replicas.
     optimizer._all_reduce_sum_gradients = list

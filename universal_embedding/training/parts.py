@@ -69,7 +69,12 @@ def make_parts(
             group,
             below,
             variables,
-            make_optimizer(config, variables, StageRate(stages, group, below, step)),
+            make_optimizer(
+                config.name,
+                variables,
+                StageRate(stages, group, below, step),
+                config.weight_decay[group],
+            ),
         )
         for name, (group, below, variables) in found.items()
     }
