@@ -30,8 +30,8 @@ from universal_embedding.input.pipeline import training_batches
 
 DOMAINS = flags.DEFINE_integer("domains", 8, "Number of domains.", 1)
 PICTURES = flags.DEFINE_integer("pictures", 100, "Pictures of each domain.", 1)
-ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of measuring each way.", 1)
-BATCHES = flags.DEFINE_integer("batches", 30, "Batches of each way in a round.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of measuring each way.", 1)
+BATCHES = flags.DEFINE_integer("batches", 15, "Batches of each way in a round.", 1)
 LONG = flags.DEFINE_integer("long", 2000, "Batches while memory is watched.", 200)
 SIZE, BATCH, WARM_UP = 224, 128, 4
 OPTIONS = PictureOptions(size=SIZE)
@@ -99,7 +99,7 @@ def usual(path: str, antialias: bool) -> tf.data.Dataset:
 
     data = tf.data.TFRecordDataset(path).repeat().shuffle(1000)
     data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
-    return data.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return data.batch(BATCH, drop_remainder=True).prefetch(2)
 
 
 def rates(ways: dict[str, tf.data.Dataset]) -> dict[str, np.ndarray]:
