@@ -22,7 +22,7 @@ from absl import flags
 from PIL import Image
 
 from universal_embedding import command
-from universal_embedding.gallery import model, server
+from universal_embedding.gallery import model, pages, server
 from universal_embedding.gallery.index import Index
 from universal_embedding.gallery.pictures import read
 from universal_embedding.gallery.search import Gallery
@@ -100,7 +100,7 @@ def _milliseconds(search):
 
 
 def _start(gallery):
-    app = server.application(gallery, server.Limits(), None, ("127.0.0.1",))
+    app = server.application(gallery, pages.Limits(), None, ("127.0.0.1",))
     web = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="warning", backlog=512))
     thread = threading.Thread(target=web.run)
     thread.start()
