@@ -10,6 +10,7 @@ numpy, which is also the rival of the search alone.
 import asyncio
 import io
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -36,6 +37,7 @@ SIDE = 1024
 
 def main(argv):
     del argv
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
     with tempfile.TemporaryDirectory() as folder:
         gallery = _gallery(Path(folder), Path(SAVED_MODEL.value))
         uploads = [_jpeg(seed, SIDE) for seed in range(VISITORS.value)]
