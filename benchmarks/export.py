@@ -3,8 +3,8 @@
     python benchmarks/export.py --backbone=../shared/backbones/efficientnet_lite0.keras
 
 Both get pictures of the backbone's own size (the exported model uint8, the backbone float32) and
-take turns; the ratio is the median over rounds. Pictures of 375 x 500, which have to be resized,
-are told besides.
+are called in turns, one call each; rates are of the median call. Pictures of 375 x 500, which have
+to be resized, are told besides.
 """
 
 import json
@@ -24,18 +24,15 @@ from universal_embedding.models.embedder import Embedder
 
 BACKBONE = flags.DEFINE_string("backbone", "small", "As models.backbones.load_backbone takes it.")
 IMAGE_SIZE = flags.DEFINE_integer("image_size", 224, "In pixels.")
-ROUNDS = flags.DEFINE_integer("rounds", 15, "Turns of each.")
-SECONDS = flags.DEFINE_float("seconds", 1.0, "Length of a turn.")
+PICTURES = flags.DEFINE_integer("pictures", 1000, "How many each embeds, at each batch size.")
+CALLS = 40  # of each at least
 GOAL = 0.95
 
 
-def rate(call, images):
-    """Pictures per second of `call` over one turn."""
-    count, start = 0, time.perf_counter()
-    while time.perf_counter() - start < SECONDS.value:
-        np.asarray(call(images))
-        count += len(images)
-    return count / (time.perf_counter() - start)
+def seconds(call, images):
+    start = time.perf_counter()
+    np.asarray(call(images))
+    return time.perf_counter() - start
 
 
 def main(argv):
@@ -57,11 +54,10 @@ def main(argv):
         square = tf.constant(random.integers(0, 256, [batch, side, side, 3], np.uint8))
         photo = tf.constant(random.integers(0, 256, [batch, 375, 500, 3], np.uint8))
         turns = [(bare, tf.cast(square, tf.float32)), (exported, square), (exported, photo)]
-        for call, images in turns:
-            rate(call, images)
-        rounds = [[rate(call, images) for call, images in turns] for _ in range(ROUNDS.value)]
-        base, own, resized = np.median(rounds, axis=0)
-        ratio = float(np.median([r[1] / r[0] for r in rounds]))
+        calls = max(CALLS, PICTURES.value // batch)
+        times = [[seconds(call, images) for call, images in turns] for _ in range(calls + 3)]
+        base, own, resized = batch / np.median(times[3:], axis=0)
+        ratio = float(own / base)
         print(f"{batch:5} {base:11.1f} {own:11.1f} {ratio:6.3f} {resized:10.1f}")
         results[f"batch_{batch}"] = {
             "backbone": base,

@@ -10,6 +10,7 @@ numpy, which is also the rival of the search alone.
 import asyncio
 import io
 import json
+import logging
 import tempfile
 import threading
 import time
@@ -22,7 +23,7 @@ from absl import flags
 from PIL import Image
 
 from universal_embedding import command
-from universal_embedding.gallery import model, server
+from universal_embedding.gallery import model, pages, server
 from universal_embedding.gallery.index import Index
 from universal_embedding.gallery.pictures import read
 from universal_embedding.gallery.search import Gallery
@@ -36,6 +37,7 @@ SIDE = 1024
 
 def main(argv):
     del argv
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request otherwise
     with tempfile.TemporaryDirectory() as folder:
         gallery = _gallery(Path(folder), Path(SAVED_MODEL.value))
         uploads = [_jpeg(seed, SIDE) for seed in range(VISITORS.value)]
@@ -100,7 +102,7 @@ def _milliseconds(search):
 
 
 def _start(gallery):
-    app = server.application(gallery, server.Limits(), None, ("127.0.0.1",))
+    app = server.application(gallery, pages.Limits(), None, ("127.0.0.1",))
     web = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="warning", backlog=512))
     thread = threading.Thread(target=web.run)
     thread.start()

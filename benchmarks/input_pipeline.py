@@ -19,7 +19,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import psutil
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 from array_record.python import array_record_module
 from PIL import Image
 
@@ -30,8 +30,8 @@ from universal_embedding.input.pipeline import training_batches
 
 DOMAINS = flags.DEFINE_integer("domains", 8, "Number of domains.", 1)
 PICTURES = flags.DEFINE_integer("pictures", 100, "Pictures of each domain.", 1)
-ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds of measuring each way.", 1)
-BATCHES = flags.DEFINE_integer("batches", 60, "Batches of each way in a round.", 1)
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of measuring each way.", 1)
+BATCHES = flags.DEFINE_integer("batches", 15, "Batches of each way in a round.", 1)
 LONG = flags.DEFINE_integer("long", 2000, "Batches while memory is watched.", 200)
 SIZE, BATCH, WARM_UP = 224, 128, 4
 OPTIONS = PictureOptions(size=SIZE)
@@ -63,7 +63,7 @@ def picture(seed: int) -> bytes:
     rng = np.random.default_rng(seed)
     smooth = Image.fromarray(rng.integers(0, 256, (12, 15, 3), np.uint8))
     pixels = np.asarray(smooth.resize((500, 400), Image.BICUBIC), np.float32)
-    pixels = np.clip(pixels + rng.normal(0, 9, pixels.shape), 0, 255).astype(np.uint8)
+    pixels = np.clip(pixels + rng.normal(0, 6.5, pixels.shape), 0, 255).astype(np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, "JPEG", quality=85)
     return out.getvalue()
@@ -99,7 +99,7 @@ def usual(path: str, antialias: bool) -> tf.data.Dataset:
 
     data = tf.data.TFRecordDataset(path).repeat().shuffle(1000)
     data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
-    return data.batch(BATCH, drop_remainder=True).prefetch(tf.data.AUTOTUNE)
+    return data.batch(BATCH, drop_remainder=True).prefetch(2)
 
 
 def rates(ways: dict[str, tf.data.Dataset]) -> dict[str, np.ndarray]:
@@ -134,6 +134,7 @@ def memory(data: tf.data.Dataset) -> np.ndarray:
 
 
 def main(_):
+    logging.set_verbosity(logging.WARNING)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         contents = [

@@ -129,9 +129,9 @@ def evaluate() -> None:
 
 
 def serve() -> None:
-    from universal_embedding.gallery import server
+    from universal_embedding.gallery import pages, server
 
-    limits = server.Limits(upload=MAX_UPLOAD_MB.value << 20)
+    limits = pages.Limits(upload=MAX_UPLOAD_MB.value << 20)
     server.serve(_open(), HOST.value, PORT.value, limits, MAX_DISTANCE.value)
 
 

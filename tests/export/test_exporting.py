@@ -13,7 +13,7 @@ from universal_embedding.export import card
 from universal_embedding.export.exporting import export
 from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.config import base_config
-from universal_embedding.training.model import make_embedder
+from universal_embedding.training.model import make_embedder, save_architecture
 from universal_embedding.training.work_directory import write_run
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -28,6 +28,7 @@ def workdir(tmp_path_factory):
     embedder = make_embedder(config)
     embedder.projection.kernel.assign(embedder.projection.kernel * 3)
     write_run(folder, config, {"domains": {"cars": {"pictures": 1234, "classes": 56}}})
+    save_architecture(folder, embedder)
     state = {"embedder": [weight.value for weight in embedder.weights]}
     Checkpoints(folder, state, background=False).save_best(7)
     rows = [{"step": 7, "merged/mean/r_at_1": 0.8}, {"step": 9, "merged/mean/r_at_1": 0.7}]

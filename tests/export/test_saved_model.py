@@ -1,5 +1,6 @@
 import zipfile
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -129,3 +130,23 @@ def test_a_real_backbone_agrees_with_the_evaluation_path(uned_mini, efficientnet
     paths = sorted(p for p in (uned_mini / "images").rglob("*") if p.is_file())[::31]
     embedder = Embedder(load_backbone(str(efficientnet_lite0)))
     agrees_with_the_evaluation_path(embedder, paths, tmp_path)
+
+
+def test_a_run_in_mixed_precision_is_exported_in_float32(tmp_path, picture):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        embedder = Embedder(load_backbone("small", 32), image_size=32)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    saved_model.save(embedder, tmp_path / "model")
+    exact = saved_model.in_float32(embedder)
+    images = np.stack([picture(50, 40, seed) for seed in range(3)]).astype(np.uint8)
+    found = universal_embedding.load(tmp_path / "model")(images)
+    np.testing.assert_allclose(found, exact(images), atol=1e-5)
+    mixed = np.abs(found - embedder(images)).max()
+    assert 1e-5 < mixed < 0.05  # the same weights, other arithmetic
+    saved = saved_model_pb2.SavedModel.FromString(
+        (tmp_path / "model" / "saved_model.pb").read_bytes()
+    )
+    assert b"bfloat16" not in saved.SerializeToString()
+    assert saved_model.in_float32(exact) is exact

@@ -9,7 +9,7 @@ import pytest
 import uvicorn
 from PIL import Image
 
-from universal_embedding.gallery import indexing, server
+from universal_embedding.gallery import indexing, pages, server
 from universal_embedding.gallery.search import Gallery
 
 COLOURS = {"red": (220, 40, 40), "green": (40, 180, 60), "blue": (40, 70, 220)}
@@ -75,7 +75,7 @@ def gallery(folder, model, tmp_path):
 @pytest.fixture
 def running(gallery):
     """The address of a real server of the gallery."""
-    app = server.application(gallery, server.Limits(upload=1 << 20), None, ("127.0.0.1",))
+    app = server.application(gallery, pages.Limits(upload=1 << 20), None, ("127.0.0.1",))
     web = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", 0, log_level="critical"))
     thread = threading.Thread(target=web.run)
     thread.start()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from universal_embedding.gallery import server
+from universal_embedding.gallery import pages, server
 
 
 def png(picture):
@@ -99,7 +99,7 @@ def test_unforeseen_errors_are_a_plain_500(gallery, monkeypatch):
         raise RuntimeError("secret inside")
 
     monkeypatch.setattr(gallery, "nearest", fail)
-    app = server.application(gallery, server.Limits(), None, ("*",))
+    app = server.application(gallery, pages.Limits(), None, ("*",))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
 
     async def ask():

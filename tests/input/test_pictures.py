@@ -100,6 +100,18 @@ def test_resize_and_crop_against_the_other_order():
     assert 0.11 < first.max() < 0.15  # 1/8 and half a pixel
 
 
+@pytest.mark.parametrize("aspect", ["squash", "crop"])
+def test_a_crop_that_shrinks_keeps_aliases_out(aspect):
+    """One-pixel stripes become grey, whichever way they run."""
+    stripes = np.zeros((160, 160, 3), np.uint8)
+    stripes[::2] = 255
+    for pixels in (stripes, stripes.transpose(1, 0, 2)):
+        out = io.BytesIO()
+        Image.fromarray(pixels).save(out, "PNG")
+        options = PictureOptions(size=32, aspect=aspect, scale=(0.8, 1.0))
+        assert np.abs(views(out.getvalue(), options, 10) - 127.5).max() < 40
+
+
 def test_flip_mirrors_half():
     options = PictureOptions(size=16, crop="none")
     images = views(ramp(20, 20), options, 200)

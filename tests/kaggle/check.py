@@ -96,7 +96,7 @@ def check(folder: Path, wanted: list[str]) -> float:
         size = path.stat().st_size / 1e6
         print(
             f"{path.stem:28} {size:7.1f} MB  TensorFlow {version} differs by {difference:.1e} "
-            f"at most, pictures among each other by {spread:.2f}"
+            f"at most, pictures among each other by {spread:.1e}"
         )
         worst = max(worst, float(difference))
         if spread < 0.01:

@@ -81,7 +81,8 @@ def in_float32(embedder: Embedder) -> Embedder:
 
     TensorFlow 2.6.4 lacks bfloat16 on a CPU, and embeddings should not depend on the device.
     """
-    if all(layer.compute_dtype == "float32" for layer in embedder._flatten_layers()):
+    layers = [layer for layer in embedder._flatten_layers() if not isinstance(layer, keras.Model)]
+    if all(layer.compute_dtype == "float32" for layer in layers):
         return embedder
     config = embedder.get_config()
     copy = Embedder(

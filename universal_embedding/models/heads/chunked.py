@@ -5,6 +5,7 @@ goes over them again and recomputes each chunk's logits.
 """
 
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 from universal_embedding.models.heads.softmax import NEVER, Split, class_logits
 
@@ -69,14 +70,11 @@ def chunked_split(
                 d_chunk, d_rows = backward(i * chunk_size, size, *upstream)
                 if size < chunk_size:
                     d_rows = tf.pad(d_rows, ((0, (chunk_size - size) * centers), (0, 0)))
-                d_weights = tf.raw_ops.InplaceUpdate(x=d_weights, i=i[None], v=d_rows[None])
+                d_weights = _write(d_weights, i, d_rows)
                 return d_queries + d_chunk, d_weights
 
-            # Written in place: a TensorArray would hold the gradient twice when it is stacked, and
-            # scatter updates copy. That is safe in a buffer that nothing else uses; filled with a
-            # random number, it can be neither folded into a constant nor merged with another.
             shape = (whole + (rest > 0), chunk_size * centers, dimension)
-            buffer = tf.fill(shape, tf.random.uniform([], seed=0))
+            buffer = _buffer(*shape)
             _, *state = tf.while_loop(
                 lambda i, *_: i < whole,
                 lambda i, *state: (i + 1, *add(i, chunk_size, *state)),
@@ -85,9 +83,32 @@ def chunked_split(
             )
             if rest:
                 state = add(tf.constant(whole), rest, *state)
-            d_queries, d_weights = state[0], tf.reshape(state[1], (-1, dimension))
+            d_queries, d_weights = state
+            if isinstance(d_weights, tf.TensorArray):
+                d_weights = d_weights.stack()
+            d_weights = tf.reshape(d_weights, (-1, dimension))
             return d_queries, d_weights[: classes * centers]
 
         return (target, others), gradient
 
     return split(queries, weights)
+
+
+def _buffer(pieces: int, rows: int, dimension: int) -> tf.Tensor | tf.TensorArray:
+    """Where the pieces of the weights' gradient are gathered.
+
+    XLA turns a `TensorArray` into updates in place. Elsewhere it would hold the gradient twice when
+    it is stacked, and `InplaceUpdate`, which XLA lacks, needs a buffer of its own: `Empty` is
+    stateful, so never folded into a constant or merged with another.
+    """
+    if control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()):
+        return tf.TensorArray(tf.float32, pieces, element_shape=(rows, dimension))
+    return tf.raw_ops.Empty(shape=(pieces, rows, dimension), dtype=tf.float32, init=False)
+
+
+def _write(
+    buffer: tf.Tensor | tf.TensorArray, i: tf.Tensor, rows: tf.Tensor
+) -> tf.Tensor | tf.TensorArray:
+    if isinstance(buffer, tf.TensorArray):
+        return buffer.write(i, rows)
+    return tf.raw_ops.InplaceUpdate(x=buffer, i=i[None], v=rows[None])
