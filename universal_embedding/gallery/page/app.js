@@ -85,7 +85,7 @@ function card(match) {
     node.append(...inside);
     return node;
   };
-  const file = match.name.split("/").pop();
+  const file = match.category ? match.name.slice(match.category.length + 1) : match.name;
   const words = make("span", { className: "words" }, make("b", { textContent: match.category || file }));
   if (match.distance !== undefined)
     words.append(make("data", { value: match.distance, textContent: match.distance.toFixed(3), title: "distance" }));
@@ -103,6 +103,7 @@ function ask_with(next) {
   history.pushState({ turn: queries.length - 1 }, "", address);
   take(next);
   if (matchMedia("(max-width: 760px)").matches) $("query").scrollIntoView();
+  else scrollTo(0, 0); // the nearest stand at the top
 }
 
 function take(next) {
