@@ -31,7 +31,7 @@ EXTRAS = {
     "gpu": ["tensorflow[and-cuda]>=2.20,<2.21"],
     "tpu": ["tensorflow-tpu>=2.20,<2.21"],
     "beam": ["apache-beam>=2.77,<3"],
-    "serve": ["starlette>=1,<2", "uvicorn>=0.30,<1", "python-multipart>=0.0.9,<1"],
+    "serve": ["starlette>=1,<2", "uvicorn>=0.30,<1"],
     "test": [
         "httpx>=0.27,<1",
         "hypothesis>=6.100,<7",
@@ -39,7 +39,8 @@ EXTRAS = {
         "nbclient>=0.10,<1",
         "pytest>=8,<10",
         "pytest-xdist>=3.6,<4",
-        "ruff>=0.8,<1",
+        "ruff>=0.17,<0.18",  # its formatting differs between versions
+        "selenium>=4.20,<5",
     ],
 }
 EXTRAS["benchmarks"] = ["faiss-cpu>=1.9,<2", "hnswlib>=0.8,<1"]
@@ -52,7 +53,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["universal_embedding", "universal_embedding.*"]),
-    include_package_data=True,
+    package_data={"universal_embedding.gallery": ["page/*"]},
     python_requires=">=3.11,<3.14",
     install_requires=REQUIRES,
     extras_require=EXTRAS,

@@ -7,6 +7,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from universal_embedding.datasets.records import Records
+from universal_embedding.input.batching import naming_pictures
 from universal_embedding.input.pipeline import evaluation_batches
 
 
@@ -31,9 +32,7 @@ def embed_records(
     """
     embeddings = None
     batches = evaluation_batches(records, batch_size, image_size, aspect)
-    with tqdm(
-        total=len(records), desc=_name(records), unit="picture", disable=None, leave=False
-    ) as bar:
+    with naming_pictures(), _bar(records) as bar:
         for batch in batches:
             rows = np.asarray(embed(batch["image"]), np.float32)
             numbers, mask = batch["number"].numpy(), batch["mask"].numpy()
@@ -58,9 +57,7 @@ def embed_files(
         `[N, D]` float32 in the order of the records.
     """
     rows = []
-    with tqdm(
-        total=len(records), desc=_name(records), unit="picture", disable=None, leave=False
-    ) as bar:
+    with _bar(records) as bar:
         for start in range(0, len(records), batch_size):
             numbers = range(start, min(start + batch_size, len(records)))
             rows.append(np.asarray(embed(records.read(numbers)), np.float32))
@@ -68,5 +65,6 @@ def embed_files(
     return np.concatenate(rows)
 
 
-def _name(records: Records) -> str:
-    return f"{records.domain} {records.split}"
+def _bar(records: Records) -> tqdm:
+    name = f"{records.domain} {records.split}"
+    return tqdm(total=len(records), desc=name, unit="picture", disable=None, leave=False)

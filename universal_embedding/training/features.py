@@ -9,6 +9,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from universal_embedding.datasets.records import Records
+from universal_embedding.input.batching import naming_pictures
 from universal_embedding.input.pipeline import evaluation_batches
 from universal_embedding.models.embedder import Embedder
 from universal_embedding.training.embed import on_replicas
@@ -38,12 +39,12 @@ def cached_features(
             size = (len(of), embedder.backbone.output_shape[-1])
             partial = folder / f"{domain}.{os.getpid()}.partial"
             features = np.lib.format.open_memmap(partial, "w+", np.float32, size)
-            for batch in evaluation_batches(
-                of, batch_size, embedder.image_size, embedder.aspect
-            ).as_numpy_iterator():
-                mask = batch["mask"]
-                features[batch["number"][mask]] = embed(batch["image"])[mask]
-                bar.update(int(mask.sum()))
+            batches = evaluation_batches(of, batch_size, embedder.image_size, embedder.aspect)
+            with naming_pictures():
+                for batch in batches.as_numpy_iterator():
+                    mask = batch["mask"]
+                    features[batch["number"][mask]] = embed(batch["image"])[mask]
+                    bar.update(int(mask.sum()))
             features.flush()
             partial.replace(folder / f"{domain}.npy")
     return {domain: np.load(folder / f"{domain}.npy", mmap_mode="r") for domain in records}

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
+from universal_embedding.input.batching import naming_pictures
 from universal_embedding.models.embedder import Embedder
 from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.loop import Loop
@@ -88,7 +89,8 @@ class Trainer:
         while step < stage.end:
             steps = min(per_call, self._next_stop(step, stage) - step)
             clock = time.monotonic()
-            results = [value.numpy() for value in loop(batches, steps)]
+            with naming_pictures():
+                results = [value.numpy() for value in loop(batches, steps)]
             per_call = self._pace(steps, time.monotonic() - clock, per_call)
             self._check_finite(step, *results)
             step += steps
