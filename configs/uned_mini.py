@@ -34,5 +34,5 @@ def get_config(argument=""):
             warmup=50,
         ),
     )
-    config.validate_every = config.checkpoint_every = 300
+    config.checkpoint_every = 300
     return config
