@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import dataset_builder
+from tensorflow_datasets.core import dataset_builder, decode
 
 from universal_embedding.datasets import generation, sidecars
-from universal_embedding.datasets.collection import Collection
+from universal_embedding.datasets.collection import Collection, Entries
 from universal_embedding.datasets.shards import features
 
 OPTIONS = "options.json"
@@ -46,8 +46,13 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
     def collect(self, dl_manager: tfds.download.DownloadManager) -> Collection:
         """Finds the pictures of this builder's config."""
 
-    def check(self, counts: Mapping[str, int], classes: Mapping[str, int]) -> None:
-        """Compares pictures and classes of each split with what was published."""
+    def check(self, splits: Mapping[str, Entries]) -> None:
+        """Compares pictures and classes with what was published, before and after writing."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the entries depend on besides the files, such as a seed; kept beside the records."""
+        return {}
 
     def describe(self) -> dict[str, Any]:
         """What `tfds.core.DatasetInfo` is to say of this data set."""
@@ -64,6 +69,7 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         download_config: tfds.download.DownloadConfig,
     ) -> None:
         collection = self.collect(dl_manager)
+        self.check(collection.splits)
         folder = Path(self.data_dir)
         written = generation.generate(
             collection,
@@ -74,14 +80,11 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
             download_config.beam_runner,
             download_config.beam_options,
         )
-        self.check(
-            {name: len(split.entries) for name, split in written.items()},
-            {name: len(np.unique(split.entries.labels.values)) for name, split in written.items()},
-        )
+        self.check({name: split.entries for name, split in written.items()})
         for name, split in written.items():
             sidecars.write(folder, name, split.entries.labels, split.entries.paths)
         sidecars.write_class_names(folder, collection.class_names)
-        (folder / OPTIONS).write_text(json.dumps(dict(collection.options)))
+        (folder / OPTIONS).write_text(json.dumps(self.options))
         self.info.set_splits(
             tfds.core.SplitDict(
                 tfds.core.SplitInfo(
@@ -93,6 +96,12 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
                 for name, split in written.items()
             )
         )
+
+    def _log_download_bytes(self) -> None:
+        """TFDS would print that it is "Downloading"."""
+
+    def _log_download_done(self) -> None:
+        """The program says it."""
 
     def _record_file(self, split: str, shard: int, shards: int) -> str:
         template = self._get_filename_template(split_name=split)
@@ -106,7 +115,8 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         shuffle_files: bool = False,
     ) -> tf.data.Dataset:
         # TFDS itself gives no tf.data over ArrayRecord, so that `tfds.load` would refuse.
-        records = self.as_data_source(split, deserialize_method="raw_bytes")
+        raw = decode.DeserializeMethod.RAW_BYTES
+        records = self.as_data_source(split, deserialize_method=raw)
 
         def read(numbers: np.ndarray) -> np.ndarray:
             return np.array(records.__getitems__(numbers.tolist()), object)

@@ -33,14 +33,12 @@ class Collection:
         splits: Entries by split name, none of them empty.
         class_names: Names by class id, where they are known.
         origin: What the entries were read from, for error messages.
-        options: What else the entries depend on (seed, sizes); kept beside the records.
     """
 
     root: Path
     splits: Mapping[str, Entries]
     class_names: Mapping[int, str] = field(default_factory=dict)
     origin: str = ""
-    options: Mapping[str, int | float | str | bool] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split, entries in self.splits.items():

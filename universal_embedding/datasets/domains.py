@@ -37,7 +37,7 @@ class Domain:
         source: The data set that the pictures come from.
         folders: Picture folders, relative to `images/`.
         pictures: Published number of pictures of each split.
-        classes: Published number of classes, of the splits where it is known.
+        classes: Published number of classes, where it is known; `all`: of all splits together.
         citation: How the source wants to be cited.
         terms: Licence or terms of use, as the source states them.
         address: Where the pictures are to be had, and how big they are where that is known.
@@ -46,7 +46,7 @@ class Domain:
     key: str
     source: str
     folders: tuple[str, ...]
-    pictures: Mapping[str, int]
+    pictures: Mapping[str, int] = field(default_factory=dict)
     classes: Mapping[str, int] = field(default_factory=dict)
     citation: str = ""
     terms: str = ""
@@ -162,3 +162,39 @@ def in_order(keys: Iterable[str]) -> list[str]:
     """UnED's domains in UnED's order, then all others by name."""
     published = list(UNED)
     return sorted(keys, key=lambda key: (published.index(key) if key in UNED else len(UNED), key))
+
+
+GUIE: Mapping[str, Domain] = {
+    domain.key: domain
+    for domain in (
+        Domain(
+            key="imagenet",
+            source="ImageNet-1k, training pictures",
+            folders=("imagenet/<class>",),
+            classes={"all": 1_000},
+            citation="O. Russakovsky et al. ImageNet Large Scale Visual Recognition Challenge. "
+            "IJCV 2015. arXiv 1409.0575.",
+            terms="non-commercial research and education",
+            address="https://www.image-net.org/download.php",
+        ),
+        Domain(
+            key="products10k",
+            source="Products-10K",
+            folders=("products10k/train", "products10k/train.csv"),
+            classes={"all": 9_691},
+            citation="Y. Bai et al. Products-10K: A Large-scale Product Recognition Dataset. 2020. "
+            "arXiv 2008.10545.",
+            terms="terms of the data set's page",
+            address="https://products-10k.github.io/",
+        ),
+        Domain(
+            key="landmarks2021",
+            source="Google Landmark Recognition 2021, training pictures",
+            folders=("landmarks2021/train", "landmarks2021/train.csv"),
+            classes={"all": 7_000},
+            citation="T. Weyand et al. Google Landmarks Dataset v2. CVPR 2020. arXiv 2004.01804.",
+            terms="a licence for each picture, listed with the data set",
+            address="https://www.kaggle.com/c/landmark-recognition-2021/data",
+        ),
+    )
+}

@@ -12,6 +12,7 @@ KEPT_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "GIF"}  # MPO: a camera's JPEG with
 KEPT_MODES = {"RGB", "RGBA", "L", "LA", "P", "1"}
 LOSSY_FORMATS = {"JPEG", "MPO", "WEBP"}
 ORIENTATION = 0x0112
+END_MARKS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}  # Pillow does not miss them
 
 
 class BrokenPictureError(Exception):
@@ -55,6 +56,8 @@ def normalise(data: bytes) -> bytes:
             with Image.open(io.BytesIO(data)) as picture:
                 if _is_plain(picture, data) and _tensorflow_decodes(data):
                     return data
+                if END_MARKS.get(picture.format, b"") not in data[-4096:]:
+                    raise BrokenPictureError("it is truncated")
                 return _encode(picture)
     except Image.UnidentifiedImageError:
         raise BrokenPictureError("it is no picture of a known format") from None
@@ -67,9 +70,15 @@ def _is_plain(picture: Image.Image, data: bytes) -> bool:
         picture.format in KEPT_FORMATS
         and picture.mode in KEPT_MODES
         and (picture.format == "MPO" or getattr(picture, "n_frames", 1) == 1)
-        and picture.getexif().get(ORIENTATION, 1) == 1
+        and _is_upright(picture, data)
         and not (picture.format == "PNG" and data[24] == 16)  # the header's bit depth
     )
+
+
+def _is_upright(picture: Image.Image, data: bytes) -> bool:
+    if picture.format == "PNG" and b"eXIf" not in data:
+        return True  # asking Pillow would decode the picture
+    return picture.getexif().get(ORIENTATION, 1) == 1
 
 
 def _tensorflow_decodes(data: bytes) -> bool:

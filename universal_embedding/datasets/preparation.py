@@ -1,5 +1,6 @@
 """Preparing the domains of a data set, one after the other."""
 
+import json
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from universal_embedding.datasets import generation, records
-from universal_embedding.datasets.builder import PictureBuilder
+from universal_embedding.datasets.builder import OPTIONS, PictureBuilder
+from universal_embedding.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,41 @@ class Row:
 def prepare(
     builder: PictureBuilder,
     manual_dir: Path,
-    beam_runner: Any = None,
-    beam_options: Any = None,
+    beam_pipeline_options: str | None = None,
 ) -> bool:
-    """Prepares one domain; returns False if that was done before."""
+    """Prepares one domain; returns False if that was done before.
+
+    Args:
+        builder: The domain's builder.
+        manual_dir: Where its pictures are.
+        beam_pipeline_options: Beam's own options, comma-separated; None: one process, no Beam.
+    """
     final = Path(builder.data_dir)
     if final.is_dir():
+        _check_same_options(final, builder.options)
         return False
+    options = None
+    if beam_pipeline_options is not None:
+        from universal_embedding.datasets import beam
+
+        options = beam.parse_options(beam_pipeline_options)
     for unfinished in final.parent.glob(f"incomplete.*{final.name}"):  # of a killed preparation
         shutil.rmtree(unfinished)
     builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=manual_dir, beam_runner=beam_runner, beam_options=beam_options
-        )
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=options)
     )
     return True
+
+
+def _check_same_options(folder: Path, asked: dict[str, Any]) -> None:
+    before = json.loads((folder / OPTIONS).read_text("utf-8"))
+    different = [name for name in asked if before.get(name) != asked[name]]
+    if different:
+        name = different[0]
+        raise UserError(
+            f"{folder} was prepared with --{name}={before.get(name)}, now asked for "
+            f"--{name}={asked[name]}: delete the folder, or choose another --data_dir"
+        )
 
 
 def summary(data_dir: Path, dataset: str, keys: Iterable[str]) -> list[Row]:

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -52,8 +53,11 @@ class Records:
 
     def read(self, numbers: Sequence[int]) -> list[bytes]:
         """The encoded pictures of these record numbers, in their order."""
-        numbers = [int(number) for number in numbers]
-        return [record["image"] for record in self._source.__getitems__(numbers)]
+        return [record["image"] for record in self.read_whole(numbers)]
+
+    def read_whole(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The records themselves: `image` bytes, `label` n integers, `image_id` bytes."""
+        return self._source.__getitems__([int(number) for number in numbers])
 
     def __reduce__(self) -> tuple:
         return Records, (self.folder, self.domain, self.split)

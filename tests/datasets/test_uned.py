@@ -1,0 +1,189 @@
+"""The eight domains in miniature, in the layout as published, read back through TFDS."""
+
+import hashlib
+import http.server
+import threading
+import zipfile
+from functools import partial
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from layouts import tree
+
+from universal_embedding.datasets import preparation, uned
+from universal_embedding.datasets.domains import UNED, Archive
+from universal_embedding.datasets.records import open_records, prepared_domains, query_and_index
+from universal_embedding.errors import UserError
+
+PATHS = {  # of a training, a validation and two test pictures, as the authors' files have them
+    "cars": ["cars/car_ims/000001.jpg", "cars/car_ims/000002.jpg"]
+    + ["cars/car_ims/016184.jpg", "cars/car_ims/016185.jpg"],
+    "sop": ["sop/bicycle_final/111085122871_0.JPG", "sop/chair_final/1.JPG"]
+    + ["sop/kettle_final/2.JPG", "sop/kettle_final/3.JPG"],
+    "inshop": [
+        f"deepfashion/inshop/img/{name}"
+        for name in (
+            "WOMEN/Dresses/id_00000002/02_1_front.jpg",
+            "MEN/Denim/id_00000080/01_1_front.jpg",
+            "MEN/Denim/id_00000089/01_1_front.jpg",
+            "MEN/Denim/id_00000089/01_2_side.jpg",
+        )
+    ],
+    "inat": [f"inat/iNaturalist/train_val2018/Aves/2761/{i}.jpg" for i in range(4)],
+    "met": [
+        "met/MET/1/0.jpg",
+        "met/test_other/a.jpg",
+        "met/test_met/b.jpg",
+        "met/test_noart/c.jpg",
+    ],
+    "gldv2": [
+        f"gldv2/images/{name}"
+        for name in ("train/0/1/2/012.jpg", "train/3/4/5/345.jpg", "test/a/b.jpg", "test/a/c.jpg")
+    ],
+    "food2k": [f"food2k/Food2k_complete/{i}/{i}_0.jpg" for i in range(4)],
+    "rp2k": ["rp2k/all/train/农夫山泉/0.jpg", "rp2k/all/train/b/1.jpg"]
+    + ["rp2k/all/test/康师傅é/2.jpg", "rp2k/all/test/康师傅é/3.jpg"],
+}
+LABELS = {"gldv2": [7, 8, [9, 10], 9]}
+INDEX = {
+    "inshop": ["deepfashion/inshop/img/MEN/Denim/id_00000089/01_4_full.jpg"],
+    "met": ["met/MET/1/0.jpg"],
+    "gldv2": ["gldv2/images/index/9/9.jpg", "gldv2/images/index/9/8.jpg"],
+}
+
+
+def miniature(root, key):
+    train, val, *test = PATHS[key]
+    labels = LABELS.get(key, [0, 1, 2, 2])
+    splits = {
+        "train": [(train, labels[0])],
+        "val": [(val, labels[1])],
+        "test": list(zip(test, labels[2:], strict=True)),
+    }
+    if key in INDEX:
+        splits["index"] = [(path, 9) for path in INDEX[key]]
+    if key == "met":
+        splits["small_index"] = splits["index"]
+    tree(root, key, splits)
+    for folder in UNED[key].folders:
+        (root / "images" / folder).mkdir(parents=True, exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    root, data_dir = tmp_path_factory.mktemp("manual"), tmp_path_factory.mktemp("data")
+    for key in UNED:
+        miniature(root, key)
+    escaped = root / "images/rp2k/all/train/#U519c#U592b#U5c71#U6cc9"
+    (root / "images/rp2k/all/train/农夫山泉").rename(escaped)
+    for key in UNED:
+        builder = uned.Uned(config=key, data_dir=data_dir, allow_partial=True)
+        assert preparation.prepare(builder, root)
+    return root, data_dir
+
+
+def test_all_domains_in_the_published_order(place):
+    assert prepared_domains(place[1], "uned") == list(UNED)
+
+
+@pytest.mark.parametrize("key", UNED)
+def test_tfds_load_and_random_access(place, key):
+    root, data_dir = place
+    loaded = tfds.load(f"uned/{key}", data_dir=data_dir, download=False, split="test")
+    records = open_records(data_dir, "uned", key, "test")
+    examples = list(loaded.as_numpy_iterator())
+    assert (
+        [e["image_id"].decode() for e in examples] == records.image_ids.tolist() == PATHS[key][2:]
+    )
+    assert [e["label"].tolist() for e in examples] == [
+        np.atleast_1d(label).tolist() for label in LABELS.get(key, [0, 1, 2, 2])[2:]
+    ]
+    assert all(e["image"].shape == (20, 24, 3) for e in examples)
+    files = [(root / "images" / path).read_bytes() for path in PATHS[key][2:]]
+    assert records.read(range(len(records))) == files
+    source = tfds.data_source(f"uned/{key}", data_dir=data_dir, split="test", download=False)
+    np.testing.assert_array_equal(source[1]["image"], examples[1]["image"])
+
+
+def test_escaped_names_keep_the_published_id(place):
+    assert open_records(place[1], "uned", "rp2k", "train").image_ids[0] == PATHS["rp2k"][0]
+
+
+@pytest.mark.parametrize("key", UNED)
+def test_indices(place, key):
+    _, index = query_and_index(place[1], "uned", key, "test")
+    assert (index is not None) == UNED[key].own_index
+    _, index = query_and_index(place[1], "uned", key, "val")
+    assert (index.split if index else None) == ("small_index" if key == "met" else None)
+
+
+def test_second_run_does_nothing(place):
+    root, data_dir = place
+    before = {path: path.stat().st_mtime_ns for path in (data_dir / "uned/cars").rglob("*")}
+    builder = uned.Uned(config="cars", data_dir=data_dir)
+    assert not preparation.prepare(builder, root)
+    assert {p: p.stat().st_mtime_ns for p in (data_dir / "uned/cars").rglob("*")} == before
+
+
+def test_other_counts_are_an_error_with_both(place, tmp_path):
+    with pytest.raises(UserError, match=r"train has 1 pictures, published 6,346.*--allow_partial"):
+        preparation.prepare(uned.Uned(config="cars", data_dir=tmp_path), place[0])
+    assert not list(tmp_path.rglob("*.array_record*"))
+
+
+def test_missing_pictures_give_instructions(tmp_path):
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match=r"cars/car_ims.*http.*unpack"):
+        preparation.prepare(uned.Uned(config="cars", data_dir=tmp_path / "data"), tmp_path)
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def archive(tmp_path, monkeypatch):
+    """The splits of cars in a zip on a web server, in place of the authors'."""
+    miniature(tmp_path, "cars")
+    info = tmp_path / "info_files"
+    site = tmp_path / "site"
+    site.mkdir()
+    with zipfile.ZipFile(site / "info_files.zip", "w") as file:
+        for path in info.rglob("*.json"):
+            file.write(path, path.relative_to(tmp_path))
+            path.unlink()
+    (info / "cars").rmdir()
+    info.rmdir()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    data = (site / "info_files.zip").read_bytes()
+
+    def publish(sha256=None, port=server.server_port):
+        url = f"http://127.0.0.1:{port}/info_files.zip"
+        published = Archive(url, len(data), sha256 or hashlib.sha256(data).hexdigest())
+        info = tfds.download.checksums.UrlInfo(published.size, published.sha256, "info_files.zip")
+        monkeypatch.setattr(uned, "INFO_FILES", published)
+        monkeypatch.setattr(uned.Uned, "url_infos", {url: info})
+
+    yield publish
+    server.shutdown()
+    server.server_close()
+
+
+def test_splits_are_downloaded(archive, tmp_path):
+    archive()
+    builder = uned.Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)
+    preparation.prepare(builder, tmp_path)
+    assert len(open_records(tmp_path / "data", "uned", "cars", "test")) == 2
+
+
+@pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"port": 9}])
+def test_download_that_fails(archive, tmp_path, wrong):
+    archive(**wrong)
+    builder = uned.Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)
+    with pytest.raises(UserError, match=r"could not be fetched.*info_files/"):
+        preparation.prepare(builder, tmp_path)
+    with pytest.raises(UserError, match="nothing is prepared"):
+        prepared_domains(tmp_path / "data", "uned")
