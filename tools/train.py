@@ -49,7 +49,8 @@ def main(_: list[str]) -> None:
     run = Run(config, records, workdir, strategy)
     write_run(workdir, config, run.facts() | {"data_dir": str(data_dir.resolve())})
     init_from = Path(INIT_FROM.value) if INIT_FROM.value else None
-    if Trainer(run, Validation(pairs), init_from).run():
+    validation = Validation(pairs)
+    if Trainer(run, validation, init_from, validation.pictures).run():
         print(f"trained: {workdir}\nscore it with tools/evaluate.py --workdir={workdir}")
 
 
@@ -57,8 +58,11 @@ def _config() -> object:
     config = CONFIG.value
     try:
         config.lock()
-    except OSError as error:  # raised at the first use of a file that could not be loaded
-        raise UserError(f"--config={flags.FLAGS['config'].value}: {error}") from error
+    except OSError as error:  # raised at the first use of a file that is not there
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"--config cannot be read: {reason}; give a file such as configs/uned.py"
+        ) from error
     return config
 
 

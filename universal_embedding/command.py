@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from absl import app, logging
+from absl import app, flags, logging
 
 from universal_embedding.errors import UserError
 
@@ -27,13 +27,19 @@ def run(main: Callable[[list[str]], None], commands: tuple[str, ...] = ()) -> No
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses flags, with one line for whatever is wrong with them or with a --config file."""
     try:
-        return app.parse_flags_with_usage(argv)
+        return flags.FLAGS(argv)
+    except (flags.Error, UserError) as error:
+        reason = str(error)
     except (AttributeError, KeyError, IndexError) as error:
         # ml_collections raises these for an override of a field that a config does not have.
-        reason = " ".join(str(error.args[0]).replace("\\n", " ").split())
-        print(f"error: a --config override names no field of the config: {reason}", file=sys.stderr)
-        sys.exit(1)
+        told = str(error.args[0]).replace("\\n", " ").replace("\\'", "'")
+        reason = f"a --config override names no field of the config: {told}"
+    except Exception as error:  # only a config's own code runs here
+        reason = f"--config cannot be loaded: {type(error).__name__}: {error}"
+    print("error:", " ".join(reason.split()), file=sys.stderr)
+    sys.exit(1)
 
 
 def _guarded(

@@ -24,7 +24,7 @@ def small_network(image_size: int = 64) -> keras.Model:
     if image_size < 32:
         raise ValueError(f"image_size is {image_size}; the small network takes 32 or more")
     images = keras.Input((image_size, image_size, 3), dtype="float32")
-    x = layers.Rescaling(1 / 64, offset=-127.5 / 64)(images)
+    x = layers.Rescaling(1 / 64, offset=-127.5 / 64, dtype="float32")(images)
     x = _convolution(x, WIDTHS[0], size=5, stride=2)
     x = _convolution(x, WIDTHS[1], stride=2)
     for width in WIDTHS[2:]:

@@ -85,6 +85,8 @@ def distributed(
         count, number = hosts(strategy)
         dataset = make(count, number)
         size = dataset.element_spec["label"].shape[0] * count // strategy.num_replicas_in_sync
-        return dataset.rebatch(size, drop_remainder=True)
+        dataset = dataset.rebatch(size, drop_remainder=True)
+        # Said outright, or workers expect an end, and with it batches of unknown size.
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     return iter(strategy.distribute_datasets_from_function(of_host))

@@ -1,7 +1,13 @@
 """SIGTERM and Ctrl-C as a wish to stop at the next good moment."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
 from types import FrameType
+
+
+class Stopped(BaseException):
+    """Raised by a signal where waiting for the next good moment would take too long."""
 
 
 class Preemption:
@@ -12,6 +18,7 @@ class Preemption:
     """
 
     by: signal.Signals | None = None
+    _at_once = False
 
     def __enter__(self) -> "Preemption":
         handled = (signal.SIGTERM, signal.SIGINT)
@@ -22,7 +29,20 @@ class Preemption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def at_once(self, allowed: bool = True) -> Iterator[None]:
+        """Within it, for long work that changes no state, a signal raises `Stopped`."""
+        self._at_once = allowed
+        try:
+            if allowed and self.by is not None:
+                raise Stopped
+            yield
+        finally:
+            self._at_once = False
+
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.by is not None:
             raise KeyboardInterrupt
         self.by = signal.Signals(number)
+        if self._at_once:
+            raise Stopped

@@ -60,6 +60,7 @@ class Run:
             once = tf.VariableAggregation.ONLY_FIRST_REPLICA
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=once)
             self.best = tf.Variable(-1.0, trainable=False, aggregation=once)
+            self.validated = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=once)
             self.parts = make_parts(
                 self.embedder, self.objectives, self.stages, config.optimizer, self.step
             )
@@ -80,7 +81,7 @@ class Run:
         optimizers = [part.optimizer for part in self.parts.values()]
         return {
             "step": [self.step],
-            "best": [self.best],
+            "best": [self.best, self.validated],
             "embedder": self.weights,
             "generators": [v.value for v in generators],
             "heads": [

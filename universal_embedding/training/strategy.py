@@ -1,6 +1,7 @@
 """Where a run computes: one device, several, several hosts, or a TPU."""
 
 import os
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -60,3 +61,17 @@ def hosts(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return 1, 0
     return len(cluster.cluster_spec().as_dict()["worker"]), cluster.task_id
+
+
+def highest(values: Sequence[float], strategy: tf.distribute.Strategy) -> list[float]:
+    """The largest of every host's values, so that all hosts decide alike; each must call it."""
+    if hosts(strategy)[0] == 1:
+        return list(values)
+
+    @tf.function
+    def gather(own: tf.Tensor) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        return tf.reduce_max(context.all_gather(own[None], axis=0), axis=0)
+
+    result = strategy.run(gather, args=(tf.constant(values, tf.float32),))
+    return strategy.experimental_local_results(result)[0].numpy().tolist()

@@ -1,5 +1,6 @@
 """The loop of a run: steps, numbers, validation, checkpoints, and stopping well."""
 
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,14 +15,16 @@ from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.loop import Loop
 from universal_embedding.training.metrics import MetricWriter
 from universal_embedding.training.model import save_architecture
-from universal_embedding.training.preemption import Preemption
+from universal_embedding.training.preemption import Preemption, Stopped
 from universal_embedding.training.run import Run, make_draws
 from universal_embedding.training.stages import Stage, rate_at
 from universal_embedding.training.start import find_start
-from universal_embedding.training.strategy import hosts
+from universal_embedding.training.strategy import highest, hosts
 
 Validate = Callable[[Embedder, tf.distribute.Strategy], Mapping[str, float]]
+Examples = Callable[[], Mapping[str, np.ndarray]]
 SCORE = "merged/mean/r_at_1"  # of a validation; the best checkpoint has the highest
+SHOWN = 16  # pictures of the input
 SECONDS_PER_CALL = 5.0  # a signal is answered between calls, and must be within 30 seconds
 
 
@@ -32,16 +35,22 @@ class Trainer:
         run: What to train.
         validate: Scores of the embedder on the validation split, `SCORE` among them.
         init_from: A work directory whose best embedder a new run starts from.
+        examples: `[H, W, 3]` pictures by name, of what the latest validation found.
     """
 
     def __init__(
-        self, run: Run, validate: Validate | None = None, init_from: Path | None = None
+        self,
+        run: Run,
+        validate: Validate | None = None,
+        init_from: Path | None = None,
+        examples: Examples | None = None,
     ) -> None:
-        self.of, self.config, self.validate = run, run.config, validate
+        self.of, self.config = run, run.config
+        self.validate, self.examples = validate, examples
         count, number = hosts(run.strategy)
-        self.chief = number == 0
+        self.chief, self.alone = number == 0, count == 1
         self.checkpoints = Checkpoints(
-            run.workdir, run.state(), self.config.keep, self.chief, background=count == 1
+            run.workdir, run.state(), self.config.keep, self.chief, background=self.alone
         )
         if self.chief:
             save_architecture(run.workdir, run.embedder)
@@ -64,11 +73,7 @@ class Trainer:
         self.writer.say(f"starting at step {start} of {total} from {self.started_from}")
         try:
             with Preemption() as stop:
-                for stage in run.stages:
-                    if start < stage.end and not self._run_stage(
-                        stage, max(start, stage.start), stop
-                    ):
-                        break
+                self._train(start, stop)
         finally:
             self.checkpoints.wait()
             self.writer.close()
@@ -76,13 +81,30 @@ class Trainer:
             raise KeyboardInterrupt
         return stop.by is None
 
+    def _train(self, start: int, stop: Preemption) -> None:
+        try:
+            if start and self._validation_due(start) and self.of.validated < start:
+                self._validate(start, stop)  # which a signal cut short
+            for stage in self.of.stages:
+                if start < stage.end and not self._run_stage(stage, max(start, stage.start), stop):
+                    return
+        except Stopped:
+            self._stop(int(self.of.step.numpy()), stop)
+
+    def _stop(self, step: int, stop: Preemption) -> None:
+        self.checkpoints.save(step)
+        self.writer.say(f"{stop.by.name} at step {step}: saved; the same command goes on")
+
     def _run_stage(self, stage: Stage, step: int, stop: Preemption) -> bool:
         """Trains a stage to its end; False if a signal stopped it."""
         shares = make_draws(self.config, self.of.chosen(stage)).weights
         shown = ", ".join(f"{domain} {share:.3g}" for domain, share in shares.items())
         self.writer.say(f"{stage.name}: shares of the domains: {shown}")
         self.writer.say(f"{stage.name}: steps {stage.start} to {stage.end}, {stage.input}")
-        batches = self.of.batches(stage, step, show=self.chief)
+        with stop.at_once(self.alone):  # it may compute features of all pictures
+            batches = self.of.batches(stage, step, show=self.chief)
+        if step == stage.start and stage.input == "pictures":
+            self._show_input(stage, step)
         loop = Loop(self.of.step_of(stage), self.of.strategy)
         sums, norms, per_call = [], [], 1
         self.writer.rest()
@@ -91,7 +113,9 @@ class Trainer:
             clock = time.monotonic()
             with naming_pictures():
                 results = [value.numpy() for value in loop(batches, steps)]
-            per_call = self._pace(steps, time.monotonic() - clock, per_call)
+            waited = [time.monotonic() - clock, float(stop.by or 0)]
+            seconds, number = highest(waited, self.of.strategy)
+            per_call = self._pace(steps, seconds, per_call)
             self._check_finite(step, *results)
             step += steps
             sums.append(results[0].sum(axis=0))
@@ -100,13 +124,14 @@ class Trainer:
             if self._due(step, stage, self.config.log_every):
                 self._log(step, stage, np.sum(sums, axis=0), np.concatenate(norms))
                 sums, norms = [], []
-            if self.validate and self._due(step, stage, self.config.validate_every):
-                self._validate(step)
-            if self._due(step, stage, self.config.checkpoint_every) or stop.by is not None:
-                self.checkpoints.save(step)
-            if stop.by is not None:
-                self.writer.say(f"{stop.by.name} at step {step}: saved; the same command goes on")
+            if number:  # of a signal to some host
+                stop.by = signal.Signals(int(number))
+                self._stop(step, stop)
                 return False
+            if self._validation_due(step):
+                self._validate(step, stop)
+            if self._due(step, stage, self.config.checkpoint_every):
+                self.checkpoints.save(step)
         return True
 
     def _next_stop(self, step: int, stage: Stage) -> int:
@@ -115,6 +140,17 @@ class Trainer:
 
     def _due(self, step: int, stage: Stage, every: int) -> bool:
         return step == stage.end or bool(every and step % every == 0)
+
+    def _validation_due(self, step: int) -> bool:
+        every = self.config.validate_every
+        ends = [stage.end for stage in self.of.stages]
+        return self.validate is not None and (step in ends or bool(every and step % every == 0))
+
+    def _show_input(self, stage: Stage, step: int) -> None:
+        """The first pictures of the stage, from an iterator of their own: none is used up."""
+        batch = next(self.of.batches(stage, step, show=False))
+        images = self.of.strategy.experimental_local_results(batch["image"])[0]
+        self.writer.pictures(step, f"input/{stage.name}", images[:SHOWN].numpy())
 
     def _pace(self, steps: int, seconds: float, before: int) -> int:
         """Steps of the next call: more while calls are short, fewer where they are too long."""
@@ -136,11 +172,15 @@ class Trainer:
             numbers[f"rate/{group}"] = float(rate_at(self.of.stages, group, 0, step - 1))
         self.writer.train(step, {**numbers, "gradient/norm": float(norms.mean())})
 
-    def _validate(self, step: int) -> None:
-        with self.of.averaged():
+    def _validate(self, step: int, stop: Preemption) -> None:
+        with self.of.averaged(), stop.at_once(self.alone):
             scores = self.validate(self.of.embedder, self.of.strategy)
         self.writer.write(step, {f"val/{name}": value for name, value in scores.items()})
         self.writer.say(f"step {step}: validation {SCORE} {scores[SCORE]:.4f}")
+        if self.examples and self.chief:
+            for name, picture in self.examples().items():
+                self.writer.pictures(step, f"val/{name}", picture[None])
+        self.of.validated.assign(step)
         if scores[SCORE] > float(self.of.best.numpy()):
             self.of.best.assign(scores[SCORE])
             self.checkpoints.save_best(step)

@@ -20,6 +20,11 @@ def to_json(backbone: keras.Model) -> str:
     return json.dumps(keras.saving.serialize_keras_object(backbone))
 
 
+def antialiased(text: str) -> bool:
+    """Whether positions of the architecture are resized with antialiasing; DINOv2 says if not."""
+    return '"antialias_in_interpolation": false' not in text
+
+
 def from_json(text: str, remat: bool = False) -> keras.Model:
     """Builds what `to_json` described, with fresh weights; needs no preset and no other file.
 
@@ -62,7 +67,7 @@ def rebuild(
     config = _rewrite(json.loads(to_json(backbone)), image_size if resized else None, policy)
     text = json.dumps(config)
     copy = from_json(text, remat)
-    antialias = '"antialias_in_interpolation": false' not in text  # DINOv2 says how it was trained
+    antialias = antialiased(text)
     if len(copy.weights) != len(backbone.weights):
         raise ValueError(f"its weights change in number with the picture size {image_size}")
     for old, new in zip(backbone.weights, copy.weights, strict=True):

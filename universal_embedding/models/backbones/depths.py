@@ -20,7 +20,10 @@ def depths(backbone: keras.Model) -> dict[str, float]:
     paths = [weight.path for weight in backbone.weights]
     blocks = [_block(path) for path in paths]
     if not any(blocks):  # no name tells: every layer at the top is a block
-        blocks = [path.split("/")[0] for path in paths]
+        parts = [path.split("/") for path in paths]
+        while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 2:
+            parts = [part[1:] for part in parts]  # models that only hold the next one
+        blocks = [part[0] for part in parts]
     depth, last, of_block, found = 0, None, {}, {}
     for path, block in zip(paths, blocks, strict=True):
         if block not in of_block and block != last:

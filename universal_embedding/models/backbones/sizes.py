@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from universal_embedding.models.backbones.architecture import rebuild
+from universal_embedding.models.backbones.architecture import antialiased, rebuild, to_json
 from universal_embedding.models.backbones.positions import resize_positions
 
 
@@ -28,18 +28,20 @@ def at_size(backbone: keras.Model, image_size: int) -> Callable[..., tf.Tensor]:
     if image_size == backbone.input_shape[1]:
         return backbone
     other = rebuild(backbone, image_size)
+    antialias = antialiased(to_json(backbone))
     pairs = list(zip(other.weights, backbone.weights, strict=True))
 
     def call(images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        mapping = [(of, _value(own, of)) for of, own in pairs if of.dtype.startswith("float")]
+        floats = [(of, own) for of, own in pairs if of.dtype.startswith("float")]
+        mapping = [(of, _value(own, of, antialias)) for of, own in floats]
         with keras.StatelessScope(state_mapping=mapping):
             return other(images, training=training)
 
     return call
 
 
-def _value(weight: keras.Variable, like: keras.Variable) -> tf.Tensor:
+def _value(weight: keras.Variable, like: keras.Variable, antialias: bool) -> tf.Tensor:
     value = tf.convert_to_tensor(weight)
     if value.shape == like.shape:
         return value
-    return resize_positions(value, like.shape[-2])
+    return resize_positions(value, like.shape[-2], antialias)
