@@ -25,29 +25,38 @@ BACKBONE = flags.DEFINE_string(
 )
 CACHE = flags.DEFINE_string("cache", None, "Folder of the features; a temporary one by default.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each setting.")
-METHODS = flags.DEFINE_list("methods", [], "Only these, with the specialists.")
+ROWS = flags.DEFINE_list("rows", [], "Only these, with the specialists.")
 
-# Settings of each method, over configs/distill.py.
+# Settings over configs/distill.py of each row; its method is the first word.
 GRID = {
     "joint": [{}],
     "separate": [{}],
     "feng": [
         {
-            "objectives.classification": weight,
-            "distillation.student_temperature": t,
-            "distillation.teacher_temperature": t,
-        }
-        for weight in (0.0, 0.1, 1.0)
-        for t in (0.05, 0.2)
+            "objectives.classification": 0.0,
+            "distillation.teacher_temperature": 0.2,
+            "distillation.student_temperature": 0.2,
+        },
+        {
+            "objectives.classification": 1.0,
+            "distillation.teacher_temperature": 0.05,
+            "distillation.student_temperature": 0.05,
+        },
+    ],
+    "feng, domains apart": [
+        {"distillation.domains_apart": True, "objectives.classification": 0.3},
+        {
+            "distillation.domains_apart": True,
+            "objectives.classification": 1.0,
+            "distillation.teacher_temperature": 0.05,
+            "distillation.student_temperature": 0.05,
+        },
     ],
     "absolute": [
         {"objectives.classification": weight, "objectives.absolute": 10.0} for weight in (0.0, 1.0)
     ],
-    "relational": [
-        {"objectives.classification": weight, "objectives.relational": 10.0}
-        for weight in (0.0, 1.0)
-    ],
-    "udon": [{}, {"data.batch": "mixed"}],
+    "relational": [{"objectives.classification": 1.0, "objectives.relational": 10.0}],
+    "udon": [{}],
 }
 METRICS = ("r_at_1", "mmp_at_5")
 
@@ -185,17 +194,17 @@ def main(_: list[str]) -> None:
             # Of the oracle's two numbers there is one: it knows each query's domain.
             found["specialists + oracle"].append((None, {"merged": scores["separate"], **scores}))
         settings = {}
-        for method in METHODS.value or GRID:
-            tried = []
-            for setting in GRID[method]:
+        for name in ROWS.value or GRID:
+            tried, method = [], name.split(",")[0]
+            for setting in GRID[name]:
                 results = []
                 for seed in range(SEEDS.value):
                     rows = teachers[seed] if method in runs.recipe.FROM_TEACHERS else None
                     layer, score = runs.train(method, seed, setting, rows)
                     results.append((score, scores_of(features, layer)))
                 tried.append((np.mean([score for score, _ in results]), setting, results))
-                print(f"{method} {setting}: {line(results)}; validation {tried[-1][0]:.4f}")
-            _, settings[method], found[method] = max(tried, key=lambda t: t[0])
+                print(f"{name} {setting}: {line(results)}; validation {tried[-1][0]:.4f}")
+            _, settings[name], found[name] = max(tried, key=lambda t: t[0])
         report(features, found, settings)
 
 

@@ -43,6 +43,7 @@ def get_config(argument=""):
     config.data.domains = (domain,) if domain else ()
     config.data.batch_size = 128
     config.model.backbone = given["backbone"]
+    config.model.dropout = 0.3
     config.head.joint = method not in ("separate", "udon")
     steps = 600 if domain else 3000
     config.stages = (

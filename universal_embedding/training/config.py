@@ -76,6 +76,7 @@ def base_config() -> ConfigDict:
     config.distillation.once = False  # embed whole pictures once, not each augmented batch
     config.distillation.teacher_temperature = 0.1  # of feng
     config.distillation.student_temperature = 0.1
+    config.distillation.domains_apart = False  # feng: other domains' pictures are infinitely far
     config.distillation.teacher_dimension = 256  # udon: of its teachers' embeddings
     config.distillation.class_temperature = 0.1
     config.distillation.student_gradient = "projection"  # how far its distillation goes; `backbone`
