@@ -22,7 +22,7 @@ def config(config):
     rates = {"projection_rate": 1e-2, "head_rate": 1e-2}
     config.stages = (
         stage(steps=8, input="features", **rates),
-        stage(steps=8, backbone_rate=1e-2, **rates),
+        stage(steps=8, input="features", warmup=2, **rates),
     )
     return config
 
@@ -54,7 +54,7 @@ def test_weights_are_the_shares_of_mean_losses(make_run, records):
 
 @pytest.mark.parametrize("at", [7, 13])
 def test_resuming_is_exact(make_run, config, at, monkeypatch):
-    config.checkpoint_every = 1
+    config.checkpoint_every = at
     whole = make_run("whole")
     Trainer(whole).run()
     killed = Trainer(make_run("killed"))
