@@ -65,6 +65,42 @@ def feature_batches(
     return tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
 
 
+def with_rows(
+    dataset: tf.data.Dataset,
+    name: str,
+    rows: Mapping[str, np.ndarray],
+    draws: Draws,
+    start_step: int,
+    mine: slice,
+) -> tf.data.Dataset:
+    """Adds to each batch what was computed once for its pictures.
+
+    Args:
+        dataset: Batches of `draws` from `start_step` on.
+        name: The new entry of each batch, `[b, D]` float32.
+        rows: `[N, D]` float32 by domain, in the order of the records.
+        draws: What stands at which position.
+        start_step: The first batch's step.
+        mine: The positions of the global batch that this host has.
+    """
+    arrays, size = list(rows.values()), mine.stop - mine.start
+
+    def batches() -> Iterator[np.ndarray]:
+        step = start_step
+        while True:
+            draw = draws.at(step)
+            batch = np.empty((size, arrays[0].shape[1]), np.float32)
+            for d in np.unique(draw.domain[mine]):
+                at = np.flatnonzero(draw.domain[mine] == d)
+                batch[at] = arrays[d][draw.record[mine][at]]
+            yield batch
+            step += 1
+
+    signature = tf.TensorSpec([size, arrays[0].shape[1]], tf.float32)
+    more = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(4)
+    return tf.data.Dataset.zip(dataset, more).map(lambda batch, row: {**batch, name: row})
+
+
 def renumbered(dataset: tf.data.Dataset, positions: list[int]) -> tf.data.Dataset:
     """`domain` i becomes `positions[i]`: from a stage's domains to all of the run's."""
     table = tf.constant(positions, tf.int32)

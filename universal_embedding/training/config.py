@@ -7,6 +7,17 @@ from ml_collections import ConfigDict
 from universal_embedding.errors import UserError
 from universal_embedding.input.pictures import PictureOptions
 
+# Each is a file of this name in training/objectives.
+OBJECTIVES = (
+    "classification",
+    "feng",
+    "absolute",
+    "relational",
+    "udon",
+    "supervised_contrastive",
+    "multi_similarity",
+)
+
 
 def base_config() -> ConfigDict:
     """A locked config that trains nothing yet: recipes in `configs/` set what differs.
@@ -26,6 +37,8 @@ def base_config() -> ConfigDict:
     config.data.temperature = 0.5  # for the sampler `temperature`
     config.data.batch = "mixed"  # domains by example, or `domain`: one domain per batch
     config.data.pictures_per_class = 0  # K of P x K batches; 0: examples are drawn one by one
+    config.data.reweight_every = 0  # steps; domain weights then follow the losses; 0: never
+    config.data.reweight_by = "udon_teacher"  # the loss that they follow
 
     # Augmentation: the fields of input.pictures.PictureOptions but for size and aspect.
     config.pictures = ConfigDict(dataclasses.asdict(PictureOptions()))
@@ -53,7 +66,28 @@ def base_config() -> ConfigDict:
     config.head.method = "auto"  # plain or chunked softmax
     config.head.samples = 0  # classes drawn at each step (Partial FC); 0: all count
 
-    config.objectives = ConfigDict({"classification": 1.0})  # weight of each
+    config.objectives = ConfigDict(dict.fromkeys(OBJECTIVES, 0.0))  # weight of each
+    config.objectives.classification = 1.0
+
+    config.distillation = ConfigDict()
+    # Work directories or SavedModels; {domain} stands for each domain's key, and without it one
+    # universal model teaches all domains.
+    config.distillation.teachers = ""
+    config.distillation.once = False  # embed whole pictures once, not each augmented batch
+    config.distillation.teacher_temperature = 0.1  # of feng
+    config.distillation.student_temperature = 0.1
+    config.distillation.domains_apart = False  # feng: other domains' pictures are infinitely far
+    config.distillation.teacher_dimension = 256  # udon: of its teachers' embeddings
+    config.distillation.class_temperature = 0.1
+    config.distillation.student_gradient = "projection"  # how far its distillation goes; `backbone`
+    config.distillation.udon_weights = (1.0, 1.0, 1.0, 1.0)  # see objectives.udon
+
+    config.pairs = ConfigDict()
+    config.pairs.temperature = 0.1  # of supervised_contrastive
+    config.pairs.alpha = 2.0  # multi_similarity: sharpness on positives
+    config.pairs.beta = 50.0  # and on negatives
+    config.pairs.base = 0.5  # the cosine that parts them
+    config.pairs.mining = 0.1
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # any optimizer of Keras

@@ -23,7 +23,7 @@ class Loop:
         """Takes `steps` steps on the next batches of a distributed data set's iterator.
 
         Returns:
-            `[steps, objectives + 1, domains]` float32, each objective's summed losses by domain
+            `[steps, losses + 1, domains]` float32, the summed `objectives.loss_names` by domain
             and, last, the number of examples, over all replicas; and `[steps]` float32, the norm
             of all gradients.
         """

@@ -12,18 +12,25 @@ from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.input.draws import Draws
 from universal_embedding.input.pictures import PictureOptions
-from universal_embedding.input.pipeline import training_batches
+from universal_embedding.input.pipeline import host_slice, training_batches
+from universal_embedding.training.adaptive import AdaptiveSampler
 from universal_embedding.training.average import WeightAverage
-from universal_embedding.training.batches import distributed, feature_batches, renumbered
+from universal_embedding.training.batches import (
+    distributed,
+    feature_batches,
+    renumbered,
+    with_rows,
+)
 from universal_embedding.training.features import cached_features
 from universal_embedding.training.loss_scale import LossScale
 from universal_embedding.training.model import make_embedder
-from universal_embedding.training.objectives import make_objectives
+from universal_embedding.training.objectives import loss_names, make_objectives
 from universal_embedding.training.objectives.base import Setting
 from universal_embedding.training.parts import make_parts
 from universal_embedding.training.stages import Stage, read_stages
 from universal_embedding.training.step import Step
 from universal_embedding.training.strategy import hosts
+from universal_embedding.training.teachers import Teachers
 
 FEATURE_BATCH = 64  # pictures, when features are computed once
 
@@ -55,8 +62,15 @@ class Run:
         self._check_domains()
         with strategy.scope():
             self.embedder = make_embedder(config)
-            setting = Setting(config, self.embedder, self._class_sizes())
+            pattern = config.distillation.teachers
+            self.teachers = Teachers(pattern, list(records)) if pattern else None
+            setting = Setting(config, self.embedder, self._class_sizes(), self.teachers)
             self.objectives = make_objectives(setting)
+            self.losses = loss_names(self.objectives)
+            adaptive = config.data.reweight_every
+            self.sampler = (
+                AdaptiveSampler(config.data, list(records), self.losses) if adaptive else None
+            )
             once = tf.VariableAggregation.ONLY_FIRST_REPLICA
             self.step = tf.Variable(0, dtype=tf.int64, trainable=False, aggregation=once)
             self.best = tf.Variable(-1.0, trainable=False, aggregation=once)
@@ -92,6 +106,7 @@ class Run:
             ],
             "optimizers": [v.value for optimizer in optimizers for v in optimizer.variables],
             "average": self.average.averages if self.average else [],
+            "sampler": self.sampler.variables if self.sampler else [],
             "loss_scale": self.loss_scale.variables if self.loss_scale else [],
         }
 
@@ -146,8 +161,8 @@ class Run:
             step: The run's step, not before the stage's start.
             show: Whether to show the progress of computing features.
         """
-        chosen = self.chosen(stage)
-        draws = make_draws(self.config, chosen)
+        chosen, draws = self.chosen(stage), self._draws(stage)
+        teacher_rows = self._teacher_rows(stage, show)
         if stage.input == "features":
             folder = self.workdir / "features"
             features = cached_features(
@@ -165,7 +180,41 @@ class Run:
                 return training_batches(chosen, draws, options, step, count, host)
 
         positions = [list(self.records).index(domain) for domain in chosen]
-        return distributed(lambda *of: renumbered(make(*of), positions), self.strategy)
+
+        def whole(count: int, host: int) -> tf.data.Dataset:
+            dataset = renumbered(make(count, host), positions)
+            if not teacher_rows:
+                return dataset
+            mine = host_slice(draws.batch_size, count, host)
+            return with_rows(dataset, "teacher", teacher_rows, draws, step, mine)
+
+        return distributed(whole, self.strategy)
+
+    def reweight(self, stage: Stage, step: int) -> dict[str, float]:
+        """Lets the domains' weights follow their losses from `step` on; the weights, to log."""
+        weights = self.sampler.reweight(self._draws(stage), step)
+        return {f"weight/{domain}": weight for domain, weight in weights.items()}
+
+    def _draws(self, stage: Stage) -> Draws:
+        draws = make_draws(self.config, self.chosen(stage))
+        return self.sampler.applied(draws) if self.sampler else draws
+
+    def _teacher_rows(self, stage: Stage, show: bool) -> dict[str, np.ndarray]:
+        """Embeddings of a stage's pictures by the teachers, unless these run on every batch."""
+        if self.teachers is None:
+            return {}
+        pictures = self.config.pictures
+        if stage.input == "features" or self.config.distillation.once:
+            if stage.input == "pictures" and (pictures.mixup or pictures.cutmix):
+                raise UserError(
+                    "config.distillation.once has no embedding of mixed pictures; set it to False "
+                    "or config.pictures.mixup and config.pictures.cutmix to 0"
+                )
+            folder = self.workdir / "teachers"
+            return self.teachers.cached(folder, self.chosen(stage), self.strategy, show)
+        with self.strategy.scope():
+            self.teachers.load()
+        return {}
 
     def _class_sizes(self) -> dict[str, np.ndarray]:
         return {
@@ -184,6 +233,11 @@ class Run:
 
     def _check_domains(self) -> None:
         for stage in self.stages:
+            if stage.domains and self.config.data.reweight_every:
+                raise UserError(
+                    f"the stage {stage.name!r} asks for some of the domains; with "
+                    "config.data.reweight_every the losses choose among all"
+                )
             unknown = [domain for domain in stage.domains if domain not in self.records]
             if unknown:
                 raise UserError(

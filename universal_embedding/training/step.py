@@ -79,7 +79,7 @@ class Step:
         """Trains on a batch.
 
         Returns:
-            `[objectives + 1, domains]` float32: the sums of each objective's losses by domain, and
+            `[losses + 1, domains]` float32: the sums of the `objectives.loss_names` by domain, and
             the number of examples, of this replica; and the norm of all gradients, float32.
         """
         gradients, sums = self._gradients(batch)
@@ -107,7 +107,9 @@ class Step:
             if self.loss_scale:
                 total = self.loss_scale.scaled(total)
         gradients = tape.gradient(total, weights, unconnected_gradients="zero")
-        rows = tf.stack([*losses, tf.ones_like(losses[0])])
+        size = tf.size(batch["domain"])
+        rows = [tf.reshape(x, [-1, size]) for x in losses]  # an objective may give several terms
+        rows = tf.concat([*rows, tf.ones([1, size])], axis=0)
         sums = tf.transpose(
             tf.math.unsorted_segment_sum(tf.transpose(rows), batch["domain"], self.domains)
         )

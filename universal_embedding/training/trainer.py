@@ -118,6 +118,11 @@ class Trainer:
             per_call = self._pace(steps, seconds, per_call)
             self._check_finite(step, *results)
             step += steps
+            if self.of.sampler:
+                self.of.sampler.observe(results[0])
+                if self.of.sampler.due(step):
+                    self.writer.write(step, self.of.reweight(stage, step))
+                    batches = self.of.batches(stage, step, show=False)
             sums.append(results[0].sum(axis=0))
             norms.append(results[1])
             self.writer.advance(step)
@@ -135,7 +140,9 @@ class Trainer:
         return True
 
     def _next_stop(self, step: int, stage: Stage) -> int:
-        every = (self.config.log_every, self.config.validate_every, self.config.checkpoint_every)
+        config = self.config
+        every = (config.log_every, config.validate_every, config.checkpoint_every)
+        every += (config.data.reweight_every,)
         return min([stage.end, *((step // n + 1) * n for n in every if n)])
 
     def _due(self, step: int, stage: Stage, every: int) -> bool:
@@ -163,7 +170,7 @@ class Trainer:
     def _log(self, step: int, stage: Stage, sums: np.ndarray, norms: np.ndarray) -> None:
         *losses, counts = sums
         numbers = {}
-        for name, of_domains in zip(self.of.objectives, losses, strict=True):
+        for name, of_domains in zip(self.of.losses, losses, strict=True):
             numbers[name] = of_domains.sum() / counts.sum()
             for domain, loss, count in zip(self.of.records, of_domains, counts, strict=True):
                 if count:

@@ -1,5 +1,10 @@
 """What training makes small: one file for each objective, all with the interface of `base`."""
 
-from universal_embedding.training.objectives.base import Objective, Outputs, make_objectives
+from universal_embedding.training.objectives.base import (
+    Objective,
+    Outputs,
+    loss_names,
+    make_objectives,
+)
 
-__all__ = ["Objective", "Outputs", "make_objectives"]
+__all__ = ["Objective", "Outputs", "loss_names", "make_objectives"]

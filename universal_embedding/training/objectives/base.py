@@ -11,9 +11,8 @@ from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
 from universal_embedding.models.embedder import Embedder
-
-# name in `config.objectives` -> module of this folder, which has a class `Loss`
-KNOWN = {"classification": "classification"}
+from universal_embedding.training.config import OBJECTIVES as KNOWN
+from universal_embedding.training.teachers import Teachers
 
 
 @dataclass(frozen=True)
@@ -41,18 +40,34 @@ class Setting:
         config: The whole config of the run.
         embedder: The model that is trained.
         class_sizes: Training pictures of each class, `[C_d]` int64, for each domain in order.
+        teachers: Trained models to learn from, if the config names any.
     """
 
     config: ConfigDict
     embedder: Embedder
     class_sizes: Mapping[str, np.ndarray]
+    teachers: Teachers | None = None
+
+    def required_teachers(self) -> Teachers:
+        """The teachers; UserError if the config names none."""
+        if self.teachers is None:
+            raise UserError(
+                "config.objectives asks for distillation, which needs trained teachers; give "
+                "config.distillation.teachers their folders, such as runs/{domain}"
+            )
+        return self.teachers
 
 
 class Objective:
     """One loss, with the weights that only it uses.
 
     Subclasses are called `Loss`, take a `Setting`, and override what they need.
+
+    Attributes:
+        terms: Names of what the loss is the sum of, each logged by itself; empty for one loss.
     """
+
+    terms: tuple[str, ...] = ()
 
     def parts(self) -> dict[str, list[keras.Variable]]:
         """Its own weights by part; each part has an optimizer of its own."""
@@ -63,7 +78,7 @@ class Objective:
         return {}
 
     def losses(self, batch: Mapping[str, tf.Tensor], outputs: Outputs) -> tf.Tensor:
-        """`[b]` float32, one for each example of this replica's batch."""
+        """`[b]` float32, one for each example of this replica's batch; `[terms, b]` with terms."""
         raise TypeError(f"{type(self).__name__} gives no losses")
 
 
@@ -80,6 +95,15 @@ def make_objectives(setting: Setting) -> dict[str, tuple[float, Objective]]:
     for name, weight in chosen.items():
         if name not in KNOWN:
             raise UserError(f"config.objectives has {name!r}; there are {', '.join(KNOWN)}")
-        module = importlib.import_module(f"{__package__}.{KNOWN[name]}")
+        module = importlib.import_module(f"{__package__}.{name}")
         objectives[name] = (weight, module.Loss(setting))
     return objectives
+
+
+def loss_names(objectives: Mapping[str, tuple[float, Objective]]) -> list[str]:
+    """What is logged: an objective's name, or `<name>_<term>` for each of its terms."""
+    return [
+        "_".join(filter(None, (name, term)))
+        for name, (_, objective) in objectives.items()
+        for term in objective.terms or ("",)
+    ]

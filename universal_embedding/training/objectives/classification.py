@@ -14,19 +14,8 @@ class Loss(Objective):
     """The loss of `models.heads.MarginHead` on the embedding."""
 
     def __init__(self, setting: Setting) -> None:
-        config = setting.config.head
         self.domains = tuple(setting.class_sizes)
-        self.head = MarginHead(
-            {domain: len(sizes) for domain, sizes in setting.class_sizes.items()},
-            setting.embedder.output_dimension,
-            margin_kind=config.margin_kind,
-            margin=self._margins(setting),
-            scale=config.scale,
-            centers=config.centers,
-            joint=config.joint,
-            method=config.method,
-            samples=config.samples or None,
-        )
+        self.head = make_head(setting, setting.embedder.output_dimension)
         self.seed = setting.config.seed
 
     def parts(self) -> dict[str, list[keras.Variable]]:
@@ -54,13 +43,28 @@ class Loss(Objective):
             seed=tf.cast(seed, tf.int32),
         )
 
-    def _margins(self, setting: Setting) -> float | dict[str, np.ndarray]:
-        config = setting.config.head
-        if not config.dynamic_margin:
-            return config.margin
-        return {
-            domain: dynamic_margins(
-                sizes, config.dynamic_margin, config.dynamic_power, config.margin
-            )
-            for domain, sizes in setting.class_sizes.items()
-        }
+
+def make_head(setting: Setting, dimension: int) -> MarginHead:
+    """The head of `config.head` over embeddings of `dimension`."""
+    config = setting.config.head
+    return MarginHead(
+        {domain: len(sizes) for domain, sizes in setting.class_sizes.items()},
+        dimension,
+        margin_kind=config.margin_kind,
+        margin=_margins(setting),
+        scale=config.scale,
+        centers=config.centers,
+        joint=config.joint,
+        method=config.method,
+        samples=config.samples or None,
+    )
+
+
+def _margins(setting: Setting) -> float | dict[str, np.ndarray]:
+    config = setting.config.head
+    if not config.dynamic_margin:
+        return config.margin
+    return {
+        domain: dynamic_margins(sizes, config.dynamic_margin, config.dynamic_power, config.margin)
+        for domain, sizes in setting.class_sizes.items()
+    }
