@@ -142,10 +142,6 @@ def test_nothing_left_of_a_split(root, data_dir):
         prepare(root, data_dir, skip_broken=True)
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_interrupted(root, data_dir, monkeypatch):
     real, calls = shards.write, []
 

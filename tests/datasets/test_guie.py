@@ -93,6 +93,7 @@ def test_other_numbers_of_classes_are_an_error(root, tmp_path):
 
 
 def test_missing_folder_gives_instructions(tmp_path):
+    (tmp_path / "products10k").mkdir()
     with pytest.raises(UserError, match=r"imagenet is no folder.*https://www.image-net.org"):
         preparation.prepare(Guie(config="imagenet", data_dir=tmp_path / "data"), tmp_path)
 

@@ -67,7 +67,7 @@ def miniature(root, key):
         splits["small_index"] = splits["index"]
     tree(root, key, splits)
     for folder in UNED[key].folders:
-        (root / "images" / folder).mkdir(parents=True, exist_ok=True)
+        (root / folder).mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,8 @@ def test_tfds_load_and_random_access(place, key):
     files = [(root / "images" / path).read_bytes() for path in PATHS[key][2:]]
     assert records.read(range(len(records))) == files
     source = tfds.data_source(f"uned/{key}", data_dir=data_dir, split="test", download=False)
-    np.testing.assert_array_equal(source[1]["image"], examples[1]["image"])
+    difference = source[1]["image"].astype(int) - examples[1]["image"].astype(int)
+    assert np.abs(difference).max() <= 8  # another JPEG decoder
 
 
 def test_escaped_names_keep_the_published_id(place):
@@ -160,8 +161,8 @@ def archive(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     data = (site / "info_files.zip").read_bytes()
 
-    def publish(sha256=None, port=server.server_port):
-        url = f"http://127.0.0.1:{port}/info_files.zip"
+    def publish(sha256=None, name="info_files.zip"):
+        url = f"http://127.0.0.1:{server.server_port}/{name}"
         published = Archive(url, len(data), sha256 or hashlib.sha256(data).hexdigest())
         info = tfds.download.checksums.UrlInfo(published.size, published.sha256, "info_files.zip")
         monkeypatch.setattr(uned, "INFO_FILES", published)
@@ -179,7 +180,7 @@ def test_splits_are_downloaded(archive, tmp_path):
     assert len(open_records(tmp_path / "data", "uned", "cars", "test")) == 2
 
 
-@pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"port": 9}])
+@pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"name": "nothing.zip"}])
 def test_download_that_fails(archive, tmp_path, wrong):
     archive(**wrong)
     builder = uned.Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)

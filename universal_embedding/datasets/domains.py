@@ -35,7 +35,7 @@ class Domain:
     Attributes:
         key: The domain's name in configs, folders and reports.
         source: The data set that the pictures come from.
-        folders: Picture folders, relative to `images/`.
+        folders: Where the pictures belong in the manual folder.
         pictures: Published number of pictures of each split.
         classes: Published number of classes, where it is known; `all`: of all splits together.
         citation: How the source wants to be cited.
@@ -60,17 +60,16 @@ class Domain:
     @property
     def instructions(self) -> str:
         """How to get the pictures into the manual folder."""
-        folders = ", ".join(f"images/{folder}" for folder in self.folders)
         return (
             f"{self.source}: get the pictures from {self.address} ({self.terms}) "
-            f"and unpack them to {folders}"
+            f"and unpack them to {', '.join(self.folders)} of the manual folder"
         )
 
 
 CARS = Domain(
     key="cars",
     source="Stanford Cars-196",
-    folders=("cars/car_ims",),
+    folders=("images/cars/car_ims",),
     pictures={"train": 6_346, "val": 1_708, "test": 8_131},
     classes={"train": 78},
     citation="J. Krause et al. 3D Object Representations for Fine-Grained Categorization. 2013.",
@@ -80,7 +79,7 @@ CARS = Domain(
 SOP = Domain(
     key="sop",
     source="Stanford Online Products",
-    folders=("sop",),
+    folders=("images/sop",),
     pictures={"train": 48_942, "val": 10_609, "test": 60_502},
     classes={"train": 9_054},
     citation="H. O. Song et al. Deep Metric Learning via Lifted Structured Feature Embedding. "
@@ -91,7 +90,7 @@ SOP = Domain(
 INSHOP = Domain(
     key="inshop",
     source="DeepFashion In-Shop",
-    folders=("deepfashion/inshop/img",),
+    folders=("images/deepfashion/inshop/img",),
     pictures={"train": 20_897, "val": 4_982, "test": 14_218, "index": 12_612},
     classes={"train": 3_198},
     citation="Z. Liu et al. DeepFashion: Powering Robust Clothes Recognition and Retrieval. "
@@ -102,7 +101,7 @@ INSHOP = Domain(
 INAT = Domain(
     key="inat",
     source="iNaturalist 2018",
-    folders=("inat/iNaturalist/train_val2018",),
+    folders=("images/inat/iNaturalist/train_val2018",),
     pictures={"train": 273_929, "val": 51_917, "test": 136_093},
     classes={"train": 4_552},
     citation="G. Van Horn et al. The iNaturalist Species Classification and Detection Dataset. "
@@ -113,7 +112,12 @@ INAT = Domain(
 MET = Domain(
     key="met",
     source="The Met",
-    folders=("met/MET", "met/test_met", "met/test_noart", "met/test_other"),
+    folders=(
+        "images/met/MET",
+        "images/met/test_met",
+        "images/met/test_noart",
+        "images/met/test_other",
+    ),
     pictures={"train": 397_121, "val": 129, "test": 1_003, "index": 397_121, "small_index": 38_307},
     classes={"train": 224_408},
     citation="N.-A. Ypsilantis et al. The Met Dataset: Instance-level Recognition for Artworks. "
@@ -124,7 +128,7 @@ MET = Domain(
 GLDV2 = Domain(
     key="gldv2",
     source="Google Landmarks v2",
-    folders=("gldv2/images/train", "gldv2/images/test", "gldv2/images/index"),
+    folders=("images/gldv2/images/train", "images/gldv2/images/test", "images/gldv2/images/index"),
     pictures={"train": 1_422_914, "val": 157_556, "test": 1_129, "index": 761_757},
     classes={"train": 73_182},
     citation="T. Weyand et al. Google Landmarks Dataset v2. CVPR 2020. arXiv 2004.01804.",
@@ -134,7 +138,7 @@ GLDV2 = Domain(
 FOOD2K = Domain(
     key="food2k",
     source="Food2K",
-    folders=("food2k/Food2k_complete",),
+    folders=("images/food2k/Food2k_complete",),
     pictures={"train": 472_349, "val": 49_323, "test": 9_979},
     classes={"train": 900},
     citation="W. Min et al. Large Scale Visual Food Recognition. TPAMI 2023. arXiv 2103.16107.",
@@ -144,7 +148,7 @@ FOOD2K = Domain(
 RP2K = Domain(
     key="rp2k",
     source="RP2K",
-    folders=("rp2k/all/train", "rp2k/all/test"),
+    folders=("images/rp2k/all/train", "images/rp2k/all/test"),
     pictures={"train": 188_724, "val": 17_185, "test": 10_931},
     classes={"train": 1_074},
     citation="J. Peng et al. RP2K: A Large-Scale Retail Product Dataset for Fine-Grained Image "

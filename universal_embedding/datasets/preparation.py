@@ -43,6 +43,8 @@ def prepare(
     if final.is_dir():
         _check_same_options(final, builder.options)
         return False
+    if not any(manual_dir.iterdir()):
+        raise UserError(f"{manual_dir} is empty. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
     options = None
     if beam_pipeline_options is not None:
         from universal_embedding.datasets import beam

@@ -74,6 +74,11 @@ def open_builder(folder: Path) -> tfds.core.DatasetBuilder:
     logging.set_verbosity(logging.WARNING)  # TFDS logs a line for each folder
     try:
         return tfds.builder_from_directory(folder)
+    except Exception as error:  # whatever a damaged description makes TFDS raise
+        raise UserError(
+            f"{folder} cannot be opened ({' '.join(str(error).split())}): delete it and prepare it "
+            "again"
+        ) from error
     finally:
         logging.set_verbosity(level)
 

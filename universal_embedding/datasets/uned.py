@@ -51,10 +51,10 @@ class Uned(PictureBuilder):
         """Reads the authors' splits of this domain."""
         root = Path(dl_manager.manual_dir)
         images = root / info_files.IMAGES
-        missing = [folder for folder in self.domain.folders if not (images / folder).is_dir()]
+        missing = [folder for folder in self.domain.folders if not (root / folder).is_dir()]
         if missing:
             raise UserError(
-                f"the pictures of uned/{self.domain.key} are not in {images} ({', '.join(missing)} "
+                f"the pictures of uned/{self.domain.key} are not in {root} ({', '.join(missing)} "
                 f"missing). {self.domain.instructions}"
             )
         info = root / info_files.INFO_FILES
