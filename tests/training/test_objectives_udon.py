@@ -140,7 +140,7 @@ def test_nothing_depends_on_the_number_of_replicas(make_run, config, batches):
 
 
 def test_teachers_of_absent_domains_rest(make_run, config):
-    config.optimizer.weight_decay = 0.1
+    config.optimizer.weight_decay.head = 0.1
     run = make_run(stages=(stage(steps=3, domains=("boats",), **RATES),))
     before = {k: [v.numpy() for v in of] for k, of in run.objectives["udon"][1].parts().items()}
     Trainer(run).run()
