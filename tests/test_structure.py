@@ -141,3 +141,9 @@ def test_nothing_that_is_committed_names_this_machine():
         if name and path.is_file() and path.suffix in (".py", ".md", ".ipynb", ".txt", ".toml", ""):
             text = path.read_text(errors="ignore")
             assert not any(place in text for place in here), name
+
+
+def test_test_files_have_names_of_their_own():
+    """Pytest imports them by their bare names."""
+    names = [path.name for path in ROOT.glob("tests/**/test_*.py")]
+    assert len(names) == len(set(names))

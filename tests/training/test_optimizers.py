@@ -9,18 +9,16 @@ import tensorflow as tf
 
 from universal_embedding.errors import UserError
 from universal_embedding.models.backbones import depths
-from universal_embedding.training.config import base_config, stage
+from universal_embedding.training.config import stage
 from universal_embedding.training.optimizers import StageRate, clip_together, make_optimizer
 from universal_embedding.training.stages import read_stages
 from universal_embedding.training.trainer import Trainer
 
 
-def optimizer_of(variables, rate=0.1, **fields):
-    config = base_config().optimizer
-    config.update(fields)
-    stages = read_stages([stage(steps=10, head_rate=rate, schedule="constant")], 16)
+def optimizer_of(variables, name, weight_decay=0.0):
+    stages = read_stages([stage(steps=10, head_rate=0.1, schedule="constant")], 16)
     step = tf.Variable(0, dtype=tf.int64)
-    return make_optimizer(config, variables, StageRate(stages, "head", 0, step))
+    return make_optimizer(name, variables, StageRate(stages, "head", 0, step), weight_decay)
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lamb"])
