@@ -38,12 +38,14 @@ def main(argv):
         if MEMORY_PICTURES.value:
             tree = write_tree(work / "memory", MEMORY_PICTURES.value, (32, 32))
             for name, options in (("one process, small", []), ("Beam, 2 processes, small", [BEAM])):
-                rows.append(measure(name, tree, work / name, options))
+                rows.append(measure(name, tree, work / name, options, with_memory=True))
     print(f"{'':<26}{'pictures':>10}{'seconds':>10}{'pictures/s':>12}{'peak GB':>10}")
     for row in rows:
+        speed = row["pictures"] / row["seconds"]
+        memory = f"{row['peak_gb']:.2f}" if row["peak_gb"] else "-"
         print(
-            f"{row['name']:<26}{row['pictures']:>10,}{row['seconds']:>10.1f}"
-            f"{row['pictures'] / row['seconds']:>12,.0f}{row['peak_gb']:>10.2f}"
+            f"{row['name']:<26}{row['pictures']:>10,}{row['seconds']:>10.1f}{speed:>12,.0f}"
+            f"{memory:>10}"
         )
     print(json.dumps({"cores": os.cpu_count(), "runs": rows}))
 
@@ -68,8 +70,8 @@ def write_tree(root, count, size):
     return root
 
 
-def measure(name, tree, data_dir, options):
-    """Seconds of the whole command, and the peak of its processes' proportional memory."""
+def measure(name, tree, data_dir, options, with_memory=False):
+    """Seconds of the whole command, or the peak memory of its processes, which slows them."""
     count = len(json.loads((tree / "info_files/things/train.json").read_text()))
     command = [sys.executable, str(TOOL), f"--manual_dir={tree}", f"--data_dir={data_dir}"]
     command += [f"--beam_pipeline_options={option}" for option in options]
@@ -79,7 +81,8 @@ def measure(name, tree, data_dir, options):
         error = b""
         while process.poll() is None:
             error = (error + (process.stderr.read() or b""))[-2000:]
-            peak = max(peak, memory(process.pid))
+            if with_memory:
+                peak = max(peak, proportional_memory(process.pid))
             time.sleep(0.3)
     if process.returncode:
         raise SystemExit(f"{name} failed: {error.decode()}")
@@ -87,7 +90,7 @@ def measure(name, tree, data_dir, options):
     return {"name": name, "pictures": count, "seconds": seconds, "peak_gb": peak / 1e9}
 
 
-def memory(pid):
+def proportional_memory(pid):
     """Bytes of a process and its children; pages they share count once."""
     total = 0
     try:

@@ -1,7 +1,9 @@
 """All shards of a collection: planned, written by one process or by Beam's workers, and counted."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +63,18 @@ def generate(
     work = folder / "work"
     work.mkdir()
     jobs = _plan(collection, folder, work, record_file, skip_broken)
-    if beam_runner is None and beam_options is None:
-        total = sum(map(len, collection.splits.values()))
-        with tqdm(total=total, unit=" pictures", disable=not progress) as bar:
+    total = sum(map(len, collection.splits.values()))
+    with tqdm(total=total, unit=" pictures", disable=not progress) as bar:
+        if beam_runner is None and beam_options is None:
             for job in jobs:
                 shards.write(job.shard, bar.update)
                 if job.shard.stop.exists():
                     break
-    else:
-        from universal_embedding.datasets import beam
+        else:
+            from universal_embedding.datasets import beam
 
-        beam.write_shards([job.shard for job in jobs], beam_runner, beam_options)
+            with _following(jobs, bar):
+                beam.write_shards([job.shard for job in jobs], beam_runner, beam_options)
     outcomes = [shards.read_outcome(job.shard) for job in jobs if job.shard.outcome.is_file()]
     skipped = list(_skipped(collection, jobs, outcomes))
     if skipped and not skip_broken:
@@ -85,6 +88,30 @@ def generate(
         (folder / SKIPPED).write_text("".join(lines), "utf-8")
     shutil.rmtree(work)
     return {name: _written(collection, name, jobs, outcomes) for name in collection.splits}
+
+
+@contextmanager
+def _following(jobs: list[Job], bar: tqdm) -> Iterator[None]:
+    """Moves the bar as shards are finished, wherever that is."""
+    over = threading.Event()
+
+    def follow() -> None:
+        waiting = list(jobs)
+        while waiting:
+            last = over.wait(0.5)
+            done = [job for job in waiting if job.shard.outcome.is_file()]
+            bar.update(sum(len(job.part) for job in done))
+            waiting = [job for job in waiting if job not in done]
+            if last:
+                return
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
 
 
 def _plan(

@@ -18,6 +18,7 @@ from universal_embedding.datasets import pictures
 from universal_embedding.datasets.collection import Entries
 
 PICTURES_PER_SHARD = 2048
+WRITER_OPTIONS = "group_size:1,uncompressed"  # pictures are compressed; groups slow single reads
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def write(shard: Shard, on_picture: Callable[[], Any] = lambda: None) -> Outcome
             on_picture()
 
     unfinished = f"{shard.records}.{os.getpid()}.unfinished"
-    writer = array_record_module.ArrayRecordWriter(unfinished, "group_size:1")
+    writer = array_record_module.ArrayRecordWriter(unfinished, WRITER_OPTIONS)
     for record in examples():
         writer.write(record)
     writer.close()
