@@ -40,7 +40,8 @@ class Domain:
         classes: Published number of classes, where it is known; `all`: of all splits together.
         citation: How the source wants to be cited.
         terms: Licence or terms of use, as the source states them.
-        address: Where the pictures are to be had, and how big they are where that is known.
+        address: Where the pictures are to be had.
+        size: How big the download is, as far as confirmed.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Domain:
     citation: str = ""
     terms: str = ""
     address: str = ""
+    size: str = "size: see there"
 
     @property
     def own_index(self) -> bool:
@@ -61,7 +63,8 @@ class Domain:
     def instructions(self) -> str:
         """How to get the pictures into the manual folder."""
         return (
-            f"{self.source}: get the pictures from {self.address} ({self.terms}) "
+            f"{self.source}: get the pictures from {self.address} ({self.size}; "
+            f"{self.terms}) "
             f"and unpack them to {', '.join(self.folders)} of the manual folder"
         )
 
@@ -108,6 +111,7 @@ INAT = Domain(
     "CVPR 2018.",
     terms="non-commercial research and education",
     address="https://github.com/visipedia/inat_comp/tree/master/2018",
+    size="120 GB",
 )
 MET = Domain(
     key="met",
@@ -134,6 +138,7 @@ GLDV2 = Domain(
     citation="T. Weyand et al. Google Landmarks Dataset v2. CVPR 2020. arXiv 2004.01804.",
     terms="a licence for each picture, listed with the data set",
     address="https://github.com/cvdfoundation/google-landmark",
+    size="train alone 500 files of about 1 GB",
 )
 FOOD2K = Domain(
     key="food2k",
