@@ -44,7 +44,7 @@ def write(
         **facts,
         "checkpoint": checkpoint,
         "backbone": backbone,
-        "backbone_licence": licence(backbone),
+        "backbone_licence": f"{licence(backbone)} (confirm with the publisher)",
         "validation": validation(workdir / "metrics.jsonl", checkpoint),
         "report": _read(report) if report else None,
         "exported_with": _versions(),
