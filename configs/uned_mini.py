@@ -25,8 +25,8 @@ def get_config(argument=""):
         stage(name="linear", input="features", steps=1500, **linear),
         stage(
             name="all",
-            steps=900,
-            image_size=160,
+            steps=1200,
+            image_size=192,
             backbone_rate=5e-4,
             layer_decay=0.9,
             projection_rate=1e-3,

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from universal_embedding.models.backbones import depths
 from universal_embedding.training.config import stage
 from universal_embedding.training.strategy import mirrored
 from universal_embedding.training.trainer import Trainer
@@ -94,6 +95,19 @@ def test_what_has_no_rate_keeps_its_weights(make_run):
         for x, y in zip([before, snapshots[0]], snapshots, strict=True)
     ]
     assert changed == [{"head"}, {"backbone"}]
+
+
+def test_a_stage_trains_the_last_depths_alone(make_run):
+    run = make_run(stages=(stage(steps=3, backbone_depths=1, **ALL),))
+    variables = run.embedder.backbone.trainable_variables
+    before = [v.numpy() for v in variables]
+    train(run)
+    depth_of = depths(run.embedder.backbone)
+    changed = {
+        v.path: not np.array_equal(v.numpy(), x) for v, x in zip(variables, before, strict=True)
+    }
+    assert changed == {path: depth_of[path] == 1 for path in changed}
+    assert set(changed.values()) == {True, False}
 
 
 SCORES = {"merged/mean/r_at_1": 0.5}

@@ -122,6 +122,7 @@ def stage(**fields: object) -> ConfigDict:
     config.backbone_rate = 0.0  # learning rates at the schedule's top; 0: does not train
     config.projection_rate = 0.0
     config.head_rate = 0.0
+    config.backbone_depths = 0  # train only so many of its depths, from the last down; 0: all
     config.layer_decay = 1.0  # the backbone's rate falls by this from each depth to the one below
     config.schedule = "cosine"  # constant, cosine or linear, after the warm-up
     config.warmup = 0  # steps, from 0

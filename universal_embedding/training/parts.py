@@ -47,13 +47,13 @@ def make_parts(
         config: `config.optimizer` of the run.
         step: The run's step, for the rates.
     """
-    layered = any(stage.layer_decay < 1 for stage in stages)
+    layered = any(stage.layer_decay < 1 or stage.backbone_depths for stage in stages)
     depth_of = depths(embedder.backbone) if layered else {}
     steps = number_of_depths(embedder.backbone) - 1 if layered else 0
     found: dict[str, tuple[str, float, list[keras.Variable]]] = {}
 
     def add(name: str, group: str, below: float, variables: Sequence[keras.Variable]) -> None:
-        if variables and any(group in stage.rates for stage in stages):
+        if variables and any(stage.trains(group, below) for stage in stages):
             found.setdefault(name, (group, below, []))[2].extend(variables)
 
     for variable in embedder.backbone.trainable_variables:

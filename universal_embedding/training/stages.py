@@ -31,6 +31,7 @@ class Stage:
     image_size: int
     domains: tuple[str, ...]
     rates: dict[str, float]
+    backbone_depths: int
     layer_decay: float
     schedule: str
     warmup: int
@@ -40,6 +41,11 @@ class Stage:
     def end(self) -> int:
         """The step after the last one."""
         return self.start + self.steps
+
+    def trains(self, group: str, below: float) -> bool:
+        """Whether weights of a group change that have `below` of its depths above them."""
+        deep = group == "backbone" and self.backbone_depths and below >= self.backbone_depths
+        return group in self.rates and not deep
 
 
 def read_stages(configs: Sequence[ConfigDict], image_size: int) -> list[Stage]:
@@ -64,6 +70,12 @@ def read_stages(configs: Sequence[ConfigDict], image_size: int) -> list[Stage]:
         )
         _check(min(rates.values()) >= 0, f"{where} rates", rates, "at least 0")
         _check(max(rates.values()) > 0, f"{where} rates", rates, "above 0 for some group")
+        _check(
+            config.backbone_depths >= 0,
+            f"{where}.backbone_depths",
+            config.backbone_depths,
+            "at least 0",
+        )
         _check(0 < config.layer_decay <= 1, f"{where}.layer_decay", config.layer_decay, "in (0, 1]")
         _check(0 <= config.warmup <= config.steps, f"{where}.warmup", config.warmup, "0 .. steps")
         if config.input == "features":
@@ -78,6 +90,7 @@ def read_stages(configs: Sequence[ConfigDict], image_size: int) -> list[Stage]:
                 image_size=config.image_size or image_size,
                 domains=tuple(config.domains),
                 rates={group: rate for group, rate in rates.items() if rate},
+                backbone_depths=config.backbone_depths,
                 layer_decay=config.layer_decay,
                 schedule=config.schedule,
                 warmup=config.warmup,
@@ -103,7 +116,7 @@ def rate_at(stages: Sequence[Stage], group: str, below: float, step: tf.Tensor) 
     current = tf.reduce_sum(tf.cast(tf.cast(step, tf.int64) >= ends, tf.int32))
     rates = []
     for stage in stages:
-        top = stage.rates.get(group, 0.0) * stage.layer_decay**below
+        top = stage.rates[group] * stage.layer_decay**below if stage.trains(group, below) else 0.0
         # Exact whole numbers first: float32 cannot tell step 20,000,000 from its neighbour.
         done = tf.cast(tf.cast(step, tf.int64) - stage.start, tf.float32)
         rates.append(top * _schedule(stage, done))

@@ -59,7 +59,7 @@ class Step:
         compiled: bool = False,
     ) -> None:
         self.embedder, self.objectives, self.stage = embedder, dict(objectives), stage
-        self.parts = {name: part for name, part in parts.items() if part.group in stage.rates}
+        self.parts = {n: part for n, part in parts.items() if stage.trains(part.group, part.below)}
         self.counter, self.domains, self.global_batch = counter, domains, global_batch
         self.seed, self.dropout, self.batch_statistics = seed, dropout, batch_statistics
         self.clip_norm, self.loss_scale, self.average = clip_norm, loss_scale, average

@@ -1,0 +1,221 @@
+"""Fine-tuned specialists, universal models and distillation on uned_mini.
+
+    python tools/prepare.py --manual_dir=../shared/uned_mini
+    python benchmarks/uned_mini_finetuned.py
+
+Every model is configs/distill.py with `finetune`: a linear layer over features first, then all
+layers on small crops. Universal models see the same number of pictures, a specialist twice its
+domain's share of it. Features are computed once, and each seed's specialists embed the training
+pictures once. At the end: the speed of training with teachers run on each batch, and with these
+embeddings.
+"""
+
+import importlib.util
+import time
+from pathlib import Path
+
+from absl import flags
+
+from universal_embedding import command
+from universal_embedding.datasets.location import default_data_dir
+
+DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Folder of the prepared data sets.")
+BACKBONE = flags.DEFINE_string(
+    "backbone", "../shared/backbones/efficientnet_lite0.keras", "Where every model starts."
+)
+WORK = flags.DEFINE_string("work", "runs/finetuned", "Folder of the runs; what is in it is kept.")
+STEPS = flags.DEFINE_integer("steps", 200, "Of fine-tuning a universal model.")
+SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each model.")
+ROWS = flags.DEFINE_list("rows", [], "Only these, with the specialists.")
+
+# Method of configs/distill.py and settings over it.
+DOMAIN_BATCHES = {"data.batch": "domain"}
+MODELS = {
+    "UJCDS": ("joint", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
+    "UJCRR": ("joint", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
+    "USCDS": ("separate", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
+    "USCRR": ("separate", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
+    "joint, mixed batches": ("joint", {}),
+    "separate, mixed batches": ("separate", {}),
+    "feng": (
+        "feng",
+        {"distillation.teacher_temperature": 0.2, "distillation.student_temperature": 0.2},
+    ),
+    "absolute": ("absolute", {"objectives.absolute": 10.0}),
+    "relational": ("relational", {"objectives.relational": 30.0}),
+    "udon": ("udon", {}),
+}
+SPEED_STEPS = 20
+
+
+class Bench:
+    """Trains and scores models of one data set; a folder for each seed."""
+
+    def __init__(self):
+        from universal_embedding.datasets.records import open_records
+        from universal_embedding.retrieval.sources import open_pairs
+
+        path = Path(__file__).parent.parent / "configs" / "distill.py"
+        spec = importlib.util.spec_from_file_location("distill", path)
+        self.recipe = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.recipe)
+        self.pairs = {s: open_pairs(DATA_DIR.value, "uned_mini", s) for s in ("val", "test")}
+        self.records = {
+            d: open_records(DATA_DIR.value, "uned_mini", d, "train") for d in self.pairs["test"]
+        }
+        self.features = Path(WORK.value) / "features"
+        self.features.mkdir(parents=True, exist_ok=True)
+
+    def config(self, method, seed, settings=None, domain="", steps=0):
+        pattern = Path(WORK.value) / str(seed) / "{domain}"
+        argument = f"method={method},backbone={BACKBONE.value},teachers={pattern}"
+        argument += f",finetune={steps or STEPS.value}"
+        config = self.recipe.get_config(argument + (f",domain={domain}" if domain else ""))
+        config.seed = seed
+        config.update_from_flattened_dict(settings or {})
+        return config
+
+    def train(self, name, config):
+        """The trained embedder; that of an earlier call, if it is there."""
+        import keras
+        import tensorflow as tf
+
+        from universal_embedding.training.checkpoints import load_embedder
+        from universal_embedding.training.run import Run
+        from universal_embedding.training.trainer import Trainer
+        from universal_embedding.training.work_directory import write_run
+
+        keras.backend.clear_session()
+        workdir = Path(WORK.value) / str(config.seed) / name
+        if not (workdir / "done").exists():
+            workdir.mkdir(parents=True, exist_ok=True)
+            for link, target in (("features", self.features), ("teachers", self.taught(config))):
+                if target and not (workdir / link).exists():
+                    (workdir / link).symlink_to(target.resolve())
+            records = {d: self.records[d] for d in config.data.domains or self.records}
+            start = time.perf_counter()
+            run = Run(config, records, workdir, tf.distribute.get_strategy())
+            write_run(workdir, config, run.facts())
+            Trainer(run).run()
+            (workdir / "done").write_text(f"{time.perf_counter() - start:.0f} s\n")
+        return load_embedder(workdir)
+
+    def taught(self, config):
+        """What the seed's specialists make of the training pictures, or None without them."""
+        import tensorflow as tf
+
+        from universal_embedding.training.teachers import Teachers
+
+        if not config.distillation.teachers:
+            return None
+        folder = Path(WORK.value) / str(config.seed) / "taught"
+        teachers = Teachers(config.distillation.teachers, list(self.records))
+        teachers.cached(folder, self.records, tf.distribute.get_strategy())
+        return folder
+
+    def scores(self, embedder, split, domain=""):
+        from universal_embedding.retrieval.evaluation import evaluate
+        from universal_embedding.retrieval.sources import embed_pairs, of_embedder
+
+        pairs = self.pairs[split]
+        pairs = {domain: pairs[domain]} if domain else pairs
+        return evaluate(embed_pairs(of_embedder("model", embedder, 64), pairs))
+
+    def specialists(self, seed):
+        """Each query by its own domain's model in its own domain's index: `[val, test]` scores."""
+        import numpy as np
+
+        found = {split: {} for split in self.pairs}
+        for domain in self.records:
+            steps = 2 * STEPS.value // len(self.records)
+            config = self.config("specialist", seed, domain=domain, steps=steps)
+            embedder = self.train(domain, config)
+            for split in found:
+                scores = self.scores(embedder, split, domain)["separate"]
+                found[split][domain] = scores[domain]
+        for scores in found.values():
+            keys = next(iter(scores.values()))
+            numbers = [k for k in keys if k.startswith(("r_at", "mmp_at"))]
+            scores["mean"] = {k: np.mean([of[k] for of in scores.values()]) for k in numbers}
+        # Of the oracle's two protocols there is one: it knows each query's domain.
+        return found["val"]["mean"]["r_at_1"], {
+            "merged": found["test"],
+            "separate": found["test"],
+        }
+
+    def universal(self, name, seed):
+        method, settings = MODELS[name]
+        folder = name.replace(", ", "-").replace(" ", "-")
+        embedder = self.train(folder, self.config(method, seed, settings))
+        validation = self.scores(embedder, "val")["merged"]["mean"]["r_at_1"]
+        return validation, self.scores(embedder, "test")
+
+    def speed(self):
+        """Pictures per second of training with Feng's loss, by batch and kind of teachers."""
+        import keras
+        import tensorflow as tf
+
+        from universal_embedding.training.run import Run
+        from universal_embedding.training.trainer import Trainer
+
+        found = {}
+        for batch in ("domain", "mixed"):
+            for kind in ("none", "stored", "live"):
+                keras.backend.clear_session()
+                config = self.config("joint" if kind == "none" else "feng", 0)
+                config.stages = config.stages[1:]
+                config.stages[0].steps = SPEED_STEPS
+                config.data.batch, config.data.sampler = batch, "round_robin"
+                config.distillation.once = kind == "stored"
+                config.log_every = config.steps_per_call = 1
+                clock = _Clock()
+                workdir = Path(WORK.value) / "speed" / f"{batch}-{kind}-{time.time_ns()}"
+                workdir.mkdir(parents=True)
+                if kind == "stored":
+                    (workdir / "teachers").symlink_to(self.taught(config).resolve())
+                config.validate_every = SPEED_STEPS // 4
+                run = Run(config, self.records, workdir, tf.distribute.get_strategy())
+                Trainer(run, clock).run()
+                found[f"{batch} batches, {kind}"] = clock.rate(config)
+        return found
+
+
+class _Clock:
+    """In the place of a validation: when each quarter of the steps was over."""
+
+    def __init__(self):
+        self.times = []
+
+    def __call__(self, *_):
+        self.times.append(time.perf_counter())
+        return {"merged/mean/r_at_1": 0.0}
+
+    def rate(self, config):
+        """Pictures per second, the first quarter left out: it compiles."""
+        steps = config.validate_every * (len(self.times) - 1)
+        return steps * config.data.batch_size / (self.times[-1] - self.times[0])
+
+
+def main(_: list[str]) -> None:
+    import numpy as np
+    from uned_mini_features import line, report
+
+    bench, found = Bench(), {}
+    for seed in range(SEEDS.value):  # whole seeds first: stopped early, each row has as many
+        rows = {"specialists + oracle": bench.specialists(seed)}
+        for name in ROWS.value or MODELS:
+            rows[name] = bench.universal(name, seed)
+        for name, (validation, scores) in rows.items():
+            found.setdefault(name, []).append((validation, scores))
+            print(f"seed {seed}, {name}: {line([(validation, scores)])}", flush=True)
+    for name, results in found.items():
+        print(f"{name}: validation {np.mean([validation for validation, _ in results]):.4f}")
+    rates = bench.speed()
+    for name, rate in rates.items():
+        print(f"{name}: {rate:.1f} pictures per second")
+    settings = {name: {**of, "method": method} for name, (method, of) in MODELS.items()}
+    report(bench, found, {**settings, "pictures_per_s": rates})
+
+
+if __name__ == "__main__":
+    command.run(main)
