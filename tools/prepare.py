@@ -61,10 +61,12 @@ def main(argv: list[str]) -> None:
         dataset, keys = _prepare(data_dir)
     else:
         dataset, keys = _prepared(data_dir)
-    from universal_embedding.datasets import preparation, preview, records, verification
+    from universal_embedding.datasets import preparation, preview, records
 
     print(preparation.table(preparation.summary(data_dir, dataset, keys)))
     if VERIFY.value:
+        from universal_embedding.datasets import verification
+
         for key in keys:
             folder = records.prepared_folder(data_dir, dataset, key)
             print(f"{dataset}/{key}: {verification.verify(folder, key, True):,} pictures verified")

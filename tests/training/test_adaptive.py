@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from support.killing import train_until_killed
 
 from universal_embedding.errors import UserError
 from universal_embedding.training.config import stage
@@ -57,21 +58,7 @@ def test_resuming_is_exact(make_run, config, at, monkeypatch):
     config.checkpoint_every = at
     whole = make_run("whole")
     Trainer(whole).run()
-    killed = Trainer(make_run("killed"))
-    advance = killed._next_stop
-
-    class Killed(BaseException):
-        pass
-
-    def die(step, stage):
-        if step >= at:
-            killed.checkpoints.wait()
-            raise Killed
-        return advance(step, stage)
-
-    monkeypatch.setattr(killed, "_next_stop", die)
-    with pytest.raises(Killed):
-        killed.run()
+    train_until_killed(Trainer(make_run("killed")), at, monkeypatch, all_written=True)
     again = make_run("killed")
     trainer = Trainer(again)
     assert int(again.step.numpy()) == at

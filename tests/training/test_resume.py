@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+from support.killing import train_until_killed
 
 from universal_embedding.errors import UserError
 from universal_embedding.training.checkpoints import load_embedder
@@ -34,26 +35,12 @@ def two_stages(config):
     )
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: nothing catches it, nothing is saved after it."""
-
-
 @pytest.mark.parametrize("at", [3, 6, 13])
 def test_a_killed_run_ends_as_one_that_was_never_killed(make_run, two_stages, at, monkeypatch):
     whole = make_run("whole")
     Trainer(whole).run()
 
-    killed = Trainer(make_run("killed"))
-    advance = killed._next_stop
-
-    def die(step, stage):
-        if step >= at:
-            raise Killed
-        return advance(step, stage)
-
-    monkeypatch.setattr(killed, "_next_stop", die)
-    with pytest.raises(Killed):
-        killed.run()
+    train_until_killed(Trainer(make_run("killed")), at, monkeypatch)
     again = make_run("killed")
     trainer = Trainer(again)
     assert 0 < int(again.step.numpy()) <= at or at < 4

@@ -5,16 +5,18 @@ import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import dataset_builder, decode
 
 from universal_embedding.datasets import generation, sidecars
 from universal_embedding.datasets.collection import Collection, Entries
 from universal_embedding.datasets.shards import features
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 OPTIONS = "options.json"
 
@@ -113,7 +115,9 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         decoders: Any = None,
         read_config: Any = None,
         shuffle_files: bool = False,
-    ) -> tf.data.Dataset:
+    ) -> "tf.data.Dataset":
+        import tensorflow as tf  # only to read: see pictures.py
+
         # TFDS itself gives no tf.data over ArrayRecord, so that `tfds.load` would refuse.
         raw = decode.DeserializeMethod.RAW_BYTES
         records = self.as_data_source(split, deserialize_method=raw)

@@ -5,7 +5,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image, ImageOps
 
 KEPT_FORMATS = {"JPEG", "MPO", "PNG", "BMP", "GIF"}  # MPO: a camera's JPEG with a second picture
@@ -82,6 +81,8 @@ def _is_upright(picture: Image.Image, data: bytes) -> bool:
 
 
 def _tensorflow_decodes(data: bytes) -> bool:
+    import tensorflow as tf  # 0.3 GB, which a process that leaves the work to others is spared
+
     try:
         tf.io.decode_image(data, channels=3, expand_animations=False)
     except tf.errors.InvalidArgumentError:
