@@ -159,3 +159,31 @@ def test_the_average_follows_its_formula(make_run, config):
     with run.averaged():
         np.testing.assert_array_equal(run.weights[0], run.average.averages[0])
     np.testing.assert_array_equal(run.weights[0], weights[0])
+
+
+def test_a_later_stage_averages_from_the_weights_it_begins_with(make_run, config):
+    config.optimizer.average = 0.9
+    config.log_every = config.checkpoint_every = 1
+    rest = {"backbone_rate": 1e-2, "schedule": "constant"}
+    run = make_run(stages=(stage(steps=2, **ALL), stage(steps=3, **rest)))
+    seen = []
+    advance = run.step_of
+
+    def watched(of):
+        seen.append([w.numpy() for w in run.average.weights])  # before the stage's first step
+        return advance(of)
+
+    run.step_of = watched
+    states = []
+    trainer = Trainer(run)
+    save = trainer.checkpoints.save
+    trainer.checkpoints.save = lambda step: (
+        states.append([w.numpy() for w in run.average.weights]),
+        save(step),
+    )
+    assert trainer.run()
+    assert len(states) == 5
+    expected = seen[1]
+    for weights in states[2:]:
+        expected = [0.9 * a + 0.1 * w for a, w in zip(expected, weights, strict=True)]
+    assert_close([a.numpy() for a in run.average.averages], expected)

@@ -195,6 +195,10 @@ class Run:
         weights = self.sampler.reweight(self._draws(stage), step)
         return {f"weight/{domain}": weight for domain, weight in weights.items()}
 
+    def shares(self, stage: Stage) -> Mapping[str, float]:
+        """The weights of a stage's domains as they are now; their sum is 1."""
+        return self._draws(stage).weights
+
     def _draws(self, stage: Stage) -> Draws:
         draws = make_draws(self.config, self.chosen(stage))
         return self.sampler.applied(draws) if self.sampler else draws

@@ -165,6 +165,6 @@ class Step:
             else:
                 part.optimizer.apply(gradients[name], part.variables)
         if self.average:
-            self.average.update(self.counter)
+            self.average.update(self.counter, forgets=self.stage.start == 0)
         self.counter.assign_add(1)
         return norm

@@ -16,7 +16,7 @@ from universal_embedding.training.loop import Loop
 from universal_embedding.training.metrics import MetricWriter
 from universal_embedding.training.model import save_architecture
 from universal_embedding.training.preemption import Preemption, Stopped
-from universal_embedding.training.run import Run, make_draws
+from universal_embedding.training.run import Run
 from universal_embedding.training.stages import Stage, rate_at
 from universal_embedding.training.start import find_start
 from universal_embedding.training.strategy import highest, hosts
@@ -97,12 +97,14 @@ class Trainer:
 
     def _run_stage(self, stage: Stage, step: int, stop: Preemption) -> bool:
         """Trains a stage to its end; False if a signal stopped it."""
-        shares = make_draws(self.config, self.of.chosen(stage)).weights
+        shares = self.of.shares(stage)
         shown = ", ".join(f"{domain} {share:.3g}" for domain, share in shares.items())
         self.writer.say(f"{stage.name}: shares of the domains: {shown}")
         self.writer.say(f"{stage.name}: steps {stage.start} to {stage.end}, {stage.input}")
         with stop.at_once(self.alone):  # it may compute features of all pictures
             batches = self.of.batches(stage, step, show=self.chief)
+        if step == stage.start and self.of.average:
+            self.of.average.restart()
         if step == stage.start and stage.input == "pictures":
             self._show_input(stage, step)
         loop = Loop(self.of.step_of(stage), self.of.strategy)
