@@ -24,6 +24,7 @@ from array_record.python import array_record_module
 from PIL import Image
 
 from universal_embedding.datasets.labels import Labels
+from universal_embedding.input.decoding import decode_crop
 from universal_embedding.input.draws import Draws
 from universal_embedding.input.pictures import PictureOptions, training_picture
 from universal_embedding.input.pipeline import training_batches
@@ -75,6 +76,22 @@ def from_memory(contents: list[bytes]) -> tf.data.Dataset:
 
     def make(i, picture):
         return training_picture(picture, tf.stack([tf.cast(i, tf.int32), 0]), OPTIONS)
+
+    data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
+    return data.batch(BATCH, drop_remainder=True).prefetch(2)
+
+
+def decoder_alone(contents: list[bytes]) -> tf.data.Dataset:
+    """A window as large as the mean crop, decoded and thrown away: what no way can do without."""
+    data = tf.data.Dataset.from_tensor_slices(contents).repeat()
+    share = np.mean(OPTIONS.scale) ** 0.5
+
+    def window(shape):
+        size = tf.cast(tf.cast(shape, tf.float32) * share, tf.int32)
+        return tf.concat([(shape - size) // 2, size], 0)
+
+    def make(picture):
+        return decode_crop(picture, window)[0, 0]
 
     data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
     return data.batch(BATCH, drop_remainder=True).prefetch(2)
@@ -159,6 +176,7 @@ def main(_):
             {
                 "universal_embedding": training_batches(records, draws(), OPTIONS),
                 "from memory": from_memory(every),
+                "cropped decode alone": decoder_alone(every),
                 "usual, antialias": usual(path, antialias=True),
                 "usual, no antialias": usual(path, antialias=False),
             }

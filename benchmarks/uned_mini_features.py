@@ -32,31 +32,19 @@ GRID = {
     "joint": [{}],
     "separate": [{}],
     "feng": [
-        {
-            "objectives.classification": 0.0,
-            "distillation.teacher_temperature": 0.2,
-            "distillation.student_temperature": 0.2,
-        },
-        {
-            "objectives.classification": 1.0,
-            "distillation.teacher_temperature": 0.05,
-            "distillation.student_temperature": 0.05,
-        },
+        {"distillation.teacher_temperature": t, "distillation.student_temperature": t}
+        for t in (0.1, 0.2)
     ],
     "feng, domains apart": [
-        {"distillation.domains_apart": True, "objectives.classification": 0.3},
         {
             "distillation.domains_apart": True,
-            "objectives.classification": 1.0,
-            "distillation.teacher_temperature": 0.05,
-            "distillation.student_temperature": 0.05,
-        },
+            "distillation.teacher_temperature": 0.2,
+            "distillation.student_temperature": 0.2,
+        }
     ],
-    "absolute": [
-        {"objectives.classification": weight, "objectives.absolute": 10.0} for weight in (0.0, 1.0)
-    ],
-    "relational": [{"objectives.classification": 1.0, "objectives.relational": 10.0}],
-    "udon": [{}],
+    "absolute": [{"objectives.absolute": 10.0}],
+    "relational": [{"objectives.relational": weight} for weight in (10.0, 30.0)],
+    "udon": [{}, {"data.batch": "mixed"}],
 }
 METRICS = ("r_at_1", "mmp_at_5")
 

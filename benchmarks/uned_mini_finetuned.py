@@ -3,14 +3,15 @@
     python tools/prepare.py --manual_dir=../shared/uned_mini
     python benchmarks/uned_mini_finetuned.py
 
-Every model is configs/distill.py with `finetune`: a linear layer over features first, then all
-layers on small crops. Universal models see the same number of pictures, a specialist twice its
-domain's share of it. Features are computed once, and each seed's specialists embed the training
-pictures once. At the end: the speed of training with teachers run on each batch, and with these
-embeddings.
+Every model is configs/distill.py with `finetune`: a linear layer over features first, then the last
+eleven blocks too, on small crops. Universal models see the same number of pictures, a specialist
+twice its domain's share of it. Features are computed once, and each seed's specialists embed the
+training pictures once. At the end: the speed of training with teachers run on each batch, and with
+these embeddings.
 """
 
 import importlib.util
+import json
 import time
 from pathlib import Path
 
@@ -24,9 +25,9 @@ BACKBONE = flags.DEFINE_string(
     "backbone", "../shared/backbones/efficientnet_lite0.keras", "Where every model starts."
 )
 WORK = flags.DEFINE_string("work", "runs/finetuned", "Folder of the runs; what is in it is kept.")
-STEPS = flags.DEFINE_integer("steps", 200, "Of fine-tuning a universal model.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each model.")
-ROWS = flags.DEFINE_list("rows", [], "Only these, with the specialists.")
+STEPS = flags.DEFINE_integer("steps", 120, "Of fine-tuning a universal model.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Each is a run of every model.")
+SPEED = flags.DEFINE_bool("speed", True, "Whether to measure the teachers' speed at the end.")
 
 # Method of configs/distill.py and settings over it.
 DOMAIN_BATCHES = {"data.batch": "domain"}
@@ -36,14 +37,12 @@ MODELS = {
     "USCDS": ("separate", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
     "USCRR": ("separate", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
     "joint, mixed batches": ("joint", {}),
-    "separate, mixed batches": ("separate", {}),
     "feng": (
         "feng",
         {"distillation.teacher_temperature": 0.2, "distillation.student_temperature": 0.2},
     ),
     "absolute": ("absolute", {"objectives.absolute": 10.0}),
-    "relational": ("relational", {"objectives.relational": 30.0}),
-    "udon": ("udon", {}),
+    "udon, mixed batches": ("udon", {"data.batch": "mixed"}),
 }
 SPEED_STEPS = 20
 
@@ -75,8 +74,17 @@ class Bench:
         config.update_from_flattened_dict(settings or {})
         return config
 
-    def train(self, name, config):
-        """The trained embedder; that of an earlier call, if it is there."""
+    def result(self, name, config, domain=""):
+        """Scores of a model by split and protocol; of an earlier call, if they are there."""
+        workdir = Path(WORK.value) / str(config.seed) / name
+        file = workdir / "scores.json"
+        if not file.exists():
+            embedder = self.train(workdir, config)
+            found = {split: self.scores(embedder, split, domain) for split in self.pairs}
+            file.write_text(json.dumps(found))
+        return json.loads(file.read_text())
+
+    def train(self, workdir, config):
         import keras
         import tensorflow as tf
 
@@ -86,18 +94,14 @@ class Bench:
         from universal_embedding.training.work_directory import write_run
 
         keras.backend.clear_session()
-        workdir = Path(WORK.value) / str(config.seed) / name
-        if not (workdir / "done").exists():
-            workdir.mkdir(parents=True, exist_ok=True)
-            for link, target in (("features", self.features), ("teachers", self.taught(config))):
-                if target and not (workdir / link).exists():
-                    (workdir / link).symlink_to(target.resolve())
-            records = {d: self.records[d] for d in config.data.domains or self.records}
-            start = time.perf_counter()
-            run = Run(config, records, workdir, tf.distribute.get_strategy())
-            write_run(workdir, config, run.facts())
-            Trainer(run).run()
-            (workdir / "done").write_text(f"{time.perf_counter() - start:.0f} s\n")
+        workdir.mkdir(parents=True, exist_ok=True)
+        for link, target in (("features", self.features), ("teachers", self.taught(config))):
+            if target and not (workdir / link).exists():
+                (workdir / link).symlink_to(target.resolve())
+        records = {d: self.records[d] for d in config.data.domains or self.records}
+        run = Run(config, records, workdir, tf.distribute.get_strategy())
+        write_run(workdir, config, run.facts())
+        Trainer(run).run()
         return load_embedder(workdir)
 
     def taught(self, config):
@@ -129,10 +133,9 @@ class Bench:
         for domain in self.records:
             steps = 2 * STEPS.value // len(self.records)
             config = self.config("specialist", seed, domain=domain, steps=steps)
-            embedder = self.train(domain, config)
+            result = self.result(domain, config, domain)
             for split in found:
-                scores = self.scores(embedder, split, domain)["separate"]
-                found[split][domain] = scores[domain]
+                found[split][domain] = result[split]["separate"][domain]
         for scores in found.values():
             keys = next(iter(scores.values()))
             numbers = [k for k in keys if k.startswith(("r_at", "mmp_at"))]
@@ -146,9 +149,8 @@ class Bench:
     def universal(self, name, seed):
         method, settings = MODELS[name]
         folder = name.replace(", ", "-").replace(" ", "-")
-        embedder = self.train(folder, self.config(method, seed, settings))
-        validation = self.scores(embedder, "val")["merged"]["mean"]["r_at_1"]
-        return validation, self.scores(embedder, "test")
+        result = self.result(folder, self.config(method, seed, settings))
+        return result["val"]["merged"]["mean"]["r_at_1"], result["test"]
 
     def speed(self):
         """Pictures per second of training with Feng's loss, by batch and kind of teachers."""
@@ -201,16 +203,16 @@ def main(_: list[str]) -> None:
     from uned_mini_features import line, report
 
     bench, found = Bench(), {}
-    for seed in range(SEEDS.value):  # whole seeds first: stopped early, each row has as many
+    for seed in map(int, SEEDS.value):
         rows = {"specialists + oracle": bench.specialists(seed)}
-        for name in ROWS.value or MODELS:
+        for name in MODELS:
             rows[name] = bench.universal(name, seed)
         for name, (validation, scores) in rows.items():
             found.setdefault(name, []).append((validation, scores))
             print(f"seed {seed}, {name}: {line([(validation, scores)])}", flush=True)
     for name, results in found.items():
         print(f"{name}: validation {np.mean([validation for validation, _ in results]):.4f}")
-    rates = bench.speed()
+    rates = bench.speed() if SPEED.value else {}
     for name, rate in rates.items():
         print(f"{name}: {rate:.1f} pictures per second")
     settings = {name: {**of, "method": method} for name, (method, of) in MODELS.items()}
