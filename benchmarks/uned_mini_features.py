@@ -9,8 +9,6 @@ merged R@1, for specialists R@1 within their domain. Features are computed once,
 """
 
 import importlib.util
-import json
-import platform
 import tempfile
 from pathlib import Path
 
@@ -46,7 +44,6 @@ GRID = {
     "relational": [{"objectives.relational": weight} for weight in (10.0, 30.0)],
     "udon": [{}, {"data.batch": "mixed"}],
 }
-METRICS = ("r_at_1", "mmp_at_5")
 
 
 class Features:
@@ -166,6 +163,7 @@ def linear(kernel):
 
 def main(_: list[str]) -> None:
     import numpy as np
+    from uned_mini_table import line, report
 
     with tempfile.TemporaryDirectory() as folder:
         features = Features(Path(CACHE.value or f"{folder}/features"))
@@ -193,54 +191,11 @@ def main(_: list[str]) -> None:
                 tried.append((np.mean([score for score, _ in results]), setting, results))
                 print(f"{name} {setting}: {line(results)}; validation {tried[-1][0]:.4f}")
             _, settings[name], found[name] = max(tried, key=lambda t: t[0])
-        report(features, found, settings)
+        report(list(features.records), found, settings)
 
 
 def scores_of(features, layer):
     return features.scores("test", lambda _, f: layer(f))
-
-
-def line(results):
-    """Mean and standard deviation over the seeds of a method's four numbers."""
-    import numpy as np
-
-    cells = []
-    for protocol in ("merged", "separate"):
-        for metric in METRICS:
-            values = [scores[protocol]["mean"][metric] for _, scores in results]
-            spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.4f}{spread}")
-    return " | ".join(cells)
-
-
-def report(features, found, settings):
-    """Prints the tables and the JSON."""
-    import keras
-    import numpy as np
-    import tensorflow as tf
-
-    print(
-        "\n| | merged R@1 | merged mMP@5 | separate R@1 | separate mMP@5 |\n|---|---|---|---|---|"
-    )
-    for name, results in found.items():
-        print(f"| {name} | {line(results)} |")
-    domains = list(features.records)
-    print(f"\nmerged R@1\n\n| | {' | '.join(domains)} |\n|---|{'---|' * len(domains)}")
-    numbers = {}
-    for name, results in found.items():
-        numbers[name] = {
-            protocol: {
-                key: {m: [scores[protocol][key][m] for _, scores in results] for m in METRICS}
-                for key in (*domains, "mean")
-            }
-            for protocol in ("merged", "separate")
-        }
-        means = [np.mean(numbers[name]["merged"][d]["r_at_1"]) for d in domains]
-        print(f"| {name} | {' | '.join(f'{mean:.3f}' for mean in means)} |")
-    versions = {"tensorflow": tf.__version__, "keras": keras.__version__}
-    versions["python"] = platform.python_version()
-    print()
-    print(json.dumps({"settings": settings, "results": numbers, "versions": versions}))
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ class _Clock:
 
 def main(_: list[str]) -> None:
     import numpy as np
-    from uned_mini_features import line, report
+    from uned_mini_table import line, report
 
     bench, found = Bench(), {}
     for seed in map(int, SEEDS.value):
@@ -216,7 +216,7 @@ def main(_: list[str]) -> None:
     for name, rate in rates.items():
         print(f"{name}: {rate:.1f} pictures per second")
     settings = {name: {**of, "method": method} for name, (method, of) in MODELS.items()}
-    report(bench, found, {**settings, "pictures_per_s": rates})
+    report(list(bench.records), found, {**settings, "pictures_per_s": rates})
 
 
 if __name__ == "__main__":
