@@ -32,10 +32,6 @@ SPEED = flags.DEFINE_bool("speed", True, "Whether to measure the teachers' speed
 # Method of configs/distill.py and settings over it.
 DOMAIN_BATCHES = {"data.batch": "domain"}
 MODELS = {
-    "UJCDS": ("joint", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
-    "UJCRR": ("joint", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
-    "USCDS": ("separate", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
-    "USCRR": ("separate", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
     "joint, mixed batches": ("joint", {}),
     "feng": (
         "feng",
@@ -43,6 +39,10 @@ MODELS = {
     ),
     "absolute": ("absolute", {"objectives.absolute": 10.0}),
     "udon, mixed batches": ("udon", {"data.batch": "mixed"}),
+    "UJCDS": ("joint", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
+    "UJCRR": ("joint", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
+    "USCDS": ("separate", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
+    "USCRR": ("separate", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
 }
 SPEED_STEPS = 20
 
