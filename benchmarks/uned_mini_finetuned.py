@@ -66,7 +66,7 @@ class Bench:
         self.features.mkdir(parents=True, exist_ok=True)
 
     def config(self, method, seed, settings=None, domain="", steps=0):
-        pattern = Path(WORK.value) / str(seed) / "{domain}"
+        pattern = runs_of(seed) / "{domain}"
         argument = f"method={method},backbone={BACKBONE.value},teachers={pattern}"
         argument += f",finetune={steps or STEPS.value}"
         config = self.recipe.get_config(argument + (f",domain={domain}" if domain else ""))
@@ -76,7 +76,7 @@ class Bench:
 
     def result(self, name, config, domain=""):
         """Scores of a model by split and protocol; of an earlier call, if they are there."""
-        workdir = Path(WORK.value) / str(config.seed) / name
+        workdir = runs_of(config.seed) / name
         file = workdir / "scores.json"
         if not file.exists():
             embedder = self.train(workdir, config)
@@ -112,7 +112,7 @@ class Bench:
 
         if not config.distillation.teachers:
             return None
-        folder = Path(WORK.value) / str(config.seed) / "taught"
+        folder = runs_of(config.seed) / "taught"
         teachers = Teachers(config.distillation.teachers, list(self.records))
         teachers.cached(folder, self.records, tf.distribute.get_strategy())
         return folder
@@ -180,6 +180,11 @@ class Bench:
                 Trainer(run, clock).run()
                 found[f"{batch} batches, {kind}"] = clock.rate(config)
         return found
+
+
+def runs_of(seed):
+    """The folder of a seed's runs, by steps: no score is taken for that of other steps."""
+    return Path(WORK.value) / f"{STEPS.value}-steps" / str(seed)
 
 
 class _Clock:
