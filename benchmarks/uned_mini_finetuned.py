@@ -4,10 +4,10 @@
     python benchmarks/uned_mini_finetuned.py
 
 Every model is configs/distill.py with `finetune`: a linear layer over features first, then the last
-eleven blocks too, on small crops. Universal models see the same number of pictures, a specialist
-twice its domain's share of it. Features are computed once, and each seed's specialists embed the
-training pictures once. At the end: the speed of training with teachers run on each batch, and with
-these embeddings.
+eleven blocks too, on small crops. Universal models see the same number of pictures in it, and all
+the specialists together as many as one of them. Features are computed once, and each seed's
+specialists embed the training pictures once. At the end: the speed of training with teachers run on
+each batch, and with these embeddings.
 """
 
 import importlib.util
@@ -19,31 +19,35 @@ from absl import flags
 
 from universal_embedding import command
 from universal_embedding.datasets.location import default_data_dir
+from universal_embedding.errors import UserError
 
 DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Folder of the prepared data sets.")
 BACKBONE = flags.DEFINE_string(
     "backbone", "../shared/backbones/efficientnet_lite0.keras", "Where every model starts."
 )
 WORK = flags.DEFINE_string("work", "runs/finetuned", "Folder of the runs; what is in it is kept.")
-STEPS = flags.DEFINE_integer("steps", 120, "Of fine-tuning a universal model.")
+STEPS = flags.DEFINE_integer("steps", 960, "Of fine-tuning a universal model.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Each is a run of every model.")
+CHOSEN = flags.DEFINE_list("models", None, "Rows of the table; all, where not given.")
 SPEED = flags.DEFINE_bool("speed", True, "Whether to measure the teachers' speed at the end.")
 
-# Method of configs/distill.py and settings over it.
+# Method of configs/distill.py and settings over it; batches are mixed but for the last four.
 DOMAIN_BATCHES = {"data.batch": "domain"}
 MODELS = {
-    "joint, mixed batches": ("joint", {}),
+    "joint": ("joint", {}),
     "feng": (
         "feng",
         {"distillation.teacher_temperature": 0.2, "distillation.student_temperature": 0.2},
     ),
     "absolute": ("absolute", {"objectives.absolute": 10.0}),
-    "udon, mixed batches": ("udon", {"data.batch": "mixed"}),
+    "udon": ("udon", {"data.batch": "mixed"}),
+    "separate": ("separate", {}),
     "UJCDS": ("joint", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
     "UJCRR": ("joint", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
     "USCDS": ("separate", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
     "USCRR": ("separate", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
 }
+ORACLE = "specialists + oracle"
 SPEED_STEPS = 20
 
 
@@ -112,6 +116,7 @@ class Bench:
 
         if not config.distillation.teachers:
             return None
+        self.specialists(config.seed)
         folder = runs_of(config.seed) / "taught"
         teachers = Teachers(config.distillation.teachers, list(self.records))
         teachers.cached(folder, self.records, tf.distribute.get_strategy())
@@ -131,7 +136,7 @@ class Bench:
 
         found = {split: {} for split in self.pairs}
         for domain in self.records:
-            steps = 2 * STEPS.value // len(self.records)
+            steps = STEPS.value // len(self.records)
             config = self.config("specialist", seed, domain=domain, steps=steps)
             result = self.result(domain, config, domain)
             for split in found:
@@ -148,8 +153,7 @@ class Bench:
 
     def universal(self, name, seed):
         method, settings = MODELS[name]
-        folder = name.replace(", ", "-").replace(" ", "-")
-        result = self.result(folder, self.config(method, seed, settings))
+        result = self.result(name, self.config(method, seed, settings))
         return result["val"]["merged"]["mean"]["r_at_1"], result["test"]
 
     def speed(self):
@@ -207,20 +211,22 @@ def main(_: list[str]) -> None:
     import numpy as np
     from uned_mini_table import line, report
 
+    rows = [ORACLE, *MODELS]
+    chosen = CHOSEN.value or rows
+    if unknown := set(chosen) - set(rows):
+        raise UserError(f"--models={','.join(sorted(unknown))}; there are {', '.join(rows)}")
     bench, found = Bench(), {}
     for seed in map(int, SEEDS.value):
-        rows = {"specialists + oracle": bench.specialists(seed)}
-        for name in MODELS:
-            rows[name] = bench.universal(name, seed)
-        for name, (validation, scores) in rows.items():
-            found.setdefault(name, []).append((validation, scores))
-            print(f"seed {seed}, {name}: {line([(validation, scores)])}", flush=True)
+        for name in chosen:
+            result = bench.specialists(seed) if name == ORACLE else bench.universal(name, seed)
+            found.setdefault(name, []).append(result)
+            print(f"seed {seed}, {name}: {line([result])}", flush=True)
     for name, results in found.items():
         print(f"{name}: validation {np.mean([validation for validation, _ in results]):.4f}")
     rates = bench.speed() if SPEED.value else {}
     for name, rate in rates.items():
         print(f"{name}: {rate:.1f} pictures per second")
-    settings = {name: {**of, "method": method} for name, (method, of) in MODELS.items()}
+    settings = {n: {**of, "method": method} for n, (method, of) in MODELS.items() if n in chosen}
     report(list(bench.records), found, {**settings, "pictures_per_s": rates})
 
 

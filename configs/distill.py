@@ -24,6 +24,9 @@ from universal_embedding.training.config import base_config, read_argument, stag
 FROM_TEACHERS = ("feng", "absolute", "relational")
 METHODS = (*FROM_TEACHERS, "udon", "joint", "separate", "specialist")
 
+# What the average over the fine-tuning keeps of the weights it began with, however long it is.
+KEPT = 0.3
+
 
 def get_config(argument=""):
     given = read_argument(
@@ -58,10 +61,10 @@ def get_config(argument=""):
     if finetune:
         config.data.batch_size = 64
         config.model.image_size = 192
-        config.optimizer.average = 0.99
+        config.optimizer.average = KEPT ** (1 / finetune)
         rates = {"backbone_rate": 5e-4, "projection_rate": 1e-3, "head_rate": 3e-3}
-        deep = {"backbone_depths": 11, "layer_decay": 0.9, **rates}
-        config.stages += (stage(name="all", steps=finetune, image_size=160, warmup=20, **deep),)
+        deep = {"backbone_depths": 11, "layer_decay": 0.9, "warmup": min(20, finetune), **rates}
+        config.stages += (stage(name="all", steps=finetune, image_size=160, **deep),)
         config.validate_every = 0
     config.checkpoint_every = steps + finetune
     if method in FROM_TEACHERS:
