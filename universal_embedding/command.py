@@ -31,7 +31,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except (flags.Error, UserError) as error:
-        reason = str(error)
+        # ml_collections adds a traceback to what a config's own code raises; its last line says it.
+        before, _, trace = str(error).partition("Traceback (most recent call last):")
+        reason = " ".join([before, *trace.strip().splitlines()[-1:]])
     except (AttributeError, KeyError, IndexError) as error:
         # ml_collections raises these for an override of a field that a config does not have.
         told = str(error.args[0]).replace("\\n", " ").replace("\\'", "'")
