@@ -11,6 +11,7 @@ nothing: what remains is the loop's own time.
 
 import json
 import os
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -136,7 +137,8 @@ def measure(name: str, folder: Path, records: dict) -> dict:
     config.stages = (stage(steps=STEPS.value * (TURNS.value + 1), **rates),)
     run = Run(config, records, folder / "run" / Path(name).stem, tf.distribute.get_strategy())
     turns = Turns(make_bare(run.embedder.backbone, next(run.batches(run.stages[0], 0))["image"]))
-    Trainer(run, turns).run()
+    if not Trainer(run, turns).run():
+        sys.exit("stopped by a signal, so there is no figure")
     loop, loop_cpu = np.transpose(turns.spent["loop"][1:])
     bare, bare_cpu = np.transpose(turns.spent["bare"][1:-1])
     return {

@@ -12,6 +12,7 @@ each batch, and with these embeddings.
 
 import importlib.util
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -105,7 +106,7 @@ class Bench:
         records = {d: self.records[d] for d in config.data.domains or self.records}
         run = Run(config, records, workdir, tf.distribute.get_strategy())
         write_run(workdir, config, run.facts())
-        Trainer(run).run()
+        _to_the_end(Trainer(run))
         return load_embedder(workdir)
 
     def taught(self, config):
@@ -181,7 +182,7 @@ class Bench:
                     (workdir / "teachers").symlink_to(self.taught(config).resolve())
                 config.validate_every = SPEED_STEPS // 4
                 run = Run(config, self.records, workdir, tf.distribute.get_strategy())
-                Trainer(run, clock).run()
+                _to_the_end(Trainer(run, clock))
                 found[f"{batch} batches, {kind}"] = clock.rate(config)
         return found
 
@@ -189,6 +190,11 @@ class Bench:
 def runs_of(seed):
     """The folder of a seed's runs, by steps: no score is taken for that of other steps."""
     return Path(WORK.value) / f"{STEPS.value}-steps" / str(seed)
+
+
+def _to_the_end(trainer):
+    if not trainer.run():
+        sys.exit("stopped by a signal; the same command goes on")
 
 
 class _Clock:
