@@ -1,4 +1,4 @@
-"""Every file of configs/, with each of its arguments: what it trains, and what it refuses."""
+"""Every file of configs/, with each of its arguments: what it asks for, and what it refuses."""
 
 import importlib.util
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_every_recipe_is_here():
 @pytest.mark.parametrize(
     ("name", "argument"), [(name, each) for name, of in ARGUMENTS.items() for each in of]
 )
-def test_a_recipe_trains_and_needs_no_more_than_it_says(name, argument):
+def test_a_recipe_has_valid_stages_and_the_teachers_that_it_needs(name, argument):
     config = recipe(name, argument)
     stages = read_stages(config.stages, config.model.image_size)
     assert all(stage.rates for stage in stages)
