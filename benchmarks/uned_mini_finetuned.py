@@ -41,6 +41,7 @@ MODELS = {
         {"distillation.teacher_temperature": 0.2, "distillation.student_temperature": 0.2},
     ),
     "absolute": ("absolute", {"objectives.absolute": 10.0}),
+    "relational": ("relational", {"objectives.relational": 30.0}),
     "udon": ("udon", {"data.batch": "mixed"}),
     "separate": ("separate", {}),
     "UJCDS": ("joint", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from universal_embedding.input.bijection import key, permute
 
@@ -9,6 +11,14 @@ def test_permute_is_a_permutation(n):
     for k in range(3):
         out = permute(np.arange(n), n, key(7, k))
         np.testing.assert_array_equal(np.sort(out), np.arange(n))
+
+
+@given(st.data(), st.integers(1, 2**52), st.integers(0, 2**63 - 1))
+def test_different_positions_of_any_range_stay_different_and_inside(data, n, seed):
+    positions = data.draw(st.sets(st.integers(0, n - 1), max_size=30))
+    out = permute(sorted(positions), n, key(seed))
+    assert len(set(out.tolist())) == len(positions)
+    assert ((out >= 0) & (out < n)).all()
 
 
 def test_element_alone_equals_element_among_others():

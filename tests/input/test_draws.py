@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.fake_records import FakeRecords
 
 from universal_embedding.errors import UserError
@@ -72,6 +74,25 @@ def test_each_record_once_per_epoch(mixed, sampler):
         assert len(epochs) > 2
         assert (np.sort(epochs) == np.arange(n)).all()
         assert (epochs[0] != epochs[1]).any()  # another order each time
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    st.integers(1, 40),
+    st.sampled_from(["dataset_size", "balanced", "round_robin"]),
+    st.booleans(),
+    st.integers(0, 2**31),
+)
+def test_epochs_of_any_domains(sizes, batch_size, sampler, mixed, seed):
+    records = fake({str(d): n for d, n in enumerate(sizes)})
+    draws = Draws(records, batch_size, seed=seed, sampler=sampler, mixed=mixed)
+    domain, record = gathered(draws, 20)
+    for d, n in enumerate(sizes):
+        of_domain = record[domain == d]
+        for first in range(0, len(of_domain), n):  # the last epoch is not over
+            epoch = of_domain[first : first + n]
+            assert len(set(epoch)) == len(epoch)
+            assert set(epoch) <= set(range(n))
 
 
 @pytest.mark.parametrize("mixed", [False, True])

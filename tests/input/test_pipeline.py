@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from support.fake_records import FakeRecords, domains, encoded
 
 from universal_embedding.errors import UserError
@@ -16,7 +18,7 @@ from universal_embedding.input.batching import naming_pictures
 from universal_embedding.input.decoding import decode
 from universal_embedding.input.draws import Draws
 from universal_embedding.input.pictures import PictureOptions
-from universal_embedding.input.pipeline import evaluation_batches, training_batches
+from universal_embedding.input.pipeline import evaluation_batches, host_slice, training_batches
 from universal_embedding.input.resizing import resize
 
 SIZES = {"a": 7, "b": 9}
@@ -92,6 +94,20 @@ def test_two_processes_agree():
         check=True,
     )
     assert other.stdout.strip() == digest(take(3))
+
+
+@given(st.integers(1, 5000), st.integers(1, 64), st.booleans())
+def test_parts_of_hosts_are_the_batch_and_of_one_size(batch_size, hosts, pairs):
+    whole = 1 + pairs
+    if hosts > -(-batch_size // whole):
+        with pytest.raises(UserError, match="each needs at least"):
+            host_slice(batch_size, hosts, 0, pairs)
+        return
+    parts = [range(batch_size)[host_slice(batch_size, hosts, h, pairs)] for h in range(hosts)]
+    assert [i for part in parts for i in part] == list(range(batch_size))
+    assert all(part.start % whole == 0 for part in parts)
+    units = [-(-len(part) // whole) for part in parts]
+    assert max(units) - min(units) <= 1
 
 
 def test_hosts_that_do_not_fit():

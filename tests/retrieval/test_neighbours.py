@@ -2,6 +2,8 @@ import importlib.util
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from random_domains import continuous, grid
 
 from universal_embedding.errors import UserError
@@ -45,6 +47,23 @@ def test_equals_the_naive_version(kind, rows, size, dimension, k, monkeypatch):
     np.testing.assert_array_equal(ids, expected)
 
 
+@given(
+    st.sampled_from(EXACT),
+    st.integers(1, 60),
+    st.integers(1, 3),
+    st.integers(1, 70),
+    st.integers(0, 2**32 - 1),
+)
+def test_any_ties_and_duplicates_come_in_the_order_of_their_ids(kind, size, dimension, k, seed):
+    rng = np.random.default_rng(seed)
+    index, queries = grid(rng, size, dimension), grid(rng, 5, dimension)
+    exclude = rng.integers(-1, size, 5)
+    neighbours = kind()
+    neighbours.index(index)
+    ids, _ = neighbours.query(queries, k, exclude)
+    np.testing.assert_array_equal(ids, naive(queries, index, k, exclude))
+
+
 @pytest.mark.parametrize("kind", EXACT)
 def test_collapsed_embeddings_tie_in_the_order_of_their_ids(kind):
     neighbours = kind()
@@ -82,6 +101,16 @@ def test_duplicates_are_grouped_also_when_hashes_collide(monkeypatch):
         assert all((np.diff(group) > 0).all() for group in groups)
         assert [group[0] for group in groups] == sorted(group[0] for group in groups)
         assert sorted(found.members) == list(range(100))
+
+
+@given(st.lists(st.lists(st.sampled_from([-1.0, -0.0, 0.0, 1.0]), min_size=2, max_size=2)))
+def test_duplicates_of_any_rows(rows):
+    found = Duplicates.of(np.array(rows, np.float32).reshape(-1, 2))
+    expected = {}
+    for i, row in enumerate(rows):
+        expected.setdefault(tuple(row), []).append(i)  # -0.0 and 0.0 are one key
+    groups = np.split(found.members, found.splits[1:-1]) if rows else []
+    assert [group.tolist() for group in groups] == list(expected.values())
 
 
 def test_zero_and_minus_zero_are_equal_rows():

@@ -1,6 +1,8 @@
 import naive
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from random_domains import continuous, domains, grid
 
 from universal_embedding.datasets.labels import Labels
@@ -28,7 +30,26 @@ SIZES = {"b": (40, None), "a": (30, 50), "c": (3, 1)}
     [(SIZES, 5, 8), (SIZES, 40, 2), ({"a": (2, None)}, 1, 4), ({"a": (1, 1), "b": (60, 7)}, 3, 3)],
 )
 def test_equals_the_naive_version(search, protocol, most, embeddings, sizes, classes, dimension):
-    made = domains(0, sizes, classes, dimension, most, embeddings)
+    assert_equals_naive(domains(0, sizes, classes, dimension, most, embeddings), protocol, search)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abcd"),
+        st.tuples(st.integers(1, 12), st.none() | st.integers(1, 12)),
+        min_size=1,
+    ),
+    st.integers(1, 6),
+    st.integers(1, 3),
+    st.integers(0, 2**32 - 1),
+)
+def test_equals_the_naive_version_for_any_domains(sizes, classes, dimension, seed):
+    made = domains(seed, sizes, classes, dimension, most=2)
+    for protocol in ("merged", "separate"):
+        assert_equals_naive(made, protocol, BlockedTopK)
+
+
+def assert_equals_naive(made, protocol, search):
     found = evaluation.evaluate(made, [protocol], list(METRICS), search)[protocol]
     expected = naive.evaluate(made, protocol == "merged")
     for key, entries in expected.items():

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
 from teaching import distance, gradient, losses, make, others, outputs, random_batch, unit
 
 from universal_embedding.errors import UserError
@@ -13,6 +15,9 @@ from universal_embedding.training.objectives import absolute, feng, relational
 from universal_embedding.training.objectives.base import Setting
 from universal_embedding.training.strategy import mirrored
 
+BATCHES = st.builds(
+    random_batch, st.integers(0, 2**32 - 1), size=st.integers(2, 12), domains=st.integers(1, 4)
+)
 ALL = [feng, absolute, relational]
 
 
@@ -27,13 +32,12 @@ def naive_feng(batch, i, universal, teacher_t, student_t, apart=False):
     return sum(p[j] * math.log(p[j] / q[j]) for j in near)
 
 
-@pytest.mark.parametrize("universal", [False, True])
-@pytest.mark.parametrize("temperatures", [(0.1, 0.1), (0.5, 0.2)])
-def test_feng_is_the_divergence_of_the_distributions(universal, temperatures):
-    batch = random_batch()
+@given(BATCHES, st.booleans(), st.sampled_from([(0.1, 0.1), (0.5, 0.2)]))
+def test_feng_is_the_divergence_of_the_distributions(batch, universal, temperatures):
     names = ("distillation.teacher_temperature", "distillation.student_temperature")
     objective = make(feng, universal, **dict(zip(names, temperatures, strict=True)))
-    expected = [naive_feng(batch, i, universal, *temperatures) for i in range(12)]
+    size = len(batch["domain"])
+    expected = [naive_feng(batch, i, universal, *temperatures) for i in range(size)]
     np.testing.assert_allclose(losses(objective, batch), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -57,24 +61,24 @@ def test_feng_of_three_pictures_in_closed_form():
     assert losses(make(feng, **fields), batch)[0] == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("universal", [False, True])
-def test_absolute_is_the_mean_squared_difference_of_distances(universal):
-    batch = random_batch(1)
+@given(BATCHES, st.booleans())
+def test_absolute_is_the_mean_squared_difference_of_distances(batch, universal):
     expected = []
-    for i in range(12):
+    for i in range(len(batch["domain"])):
         near = others(batch, i, universal)
         errors = [
             (distance(batch["teacher"], i, j) - distance(batch["student"], i, j)) ** 2 for j in near
         ]
         expected.append(np.mean(errors) if near else 0.0)
-    np.testing.assert_allclose(losses(make(absolute, universal), batch), expected, rtol=1e-4)
+    got = losses(make(absolute, universal), batch)
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("universal", [False, True])
-def test_relational_compares_distances_over_their_mean(universal):
-    batch = random_batch(2)
+@given(BATCHES, st.booleans())
+def test_relational_compares_distances_over_their_mean(batch, universal):
     batch["student"][:4] = unit(batch["student"][:4] * 0.01 + [1, 0, 0, 0, 0])  # some far off
-    pairs = [(i, j) for i in range(12) for j in others(batch, i, universal)]
+    size = len(batch["domain"])
+    pairs = [(i, j) for i in range(size) for j in others(batch, i, universal)]
 
     def mean(rows, i):
         group = [
@@ -85,14 +89,15 @@ def test_relational_compares_distances_over_their_mean(universal):
         return np.mean(group)
 
     expected = []
-    for i in range(12):
+    for i in range(size):
         values = []
         for j in others(batch, i, universal):
             both = [batch["teacher"], batch["student"]]
             a, b = (distance(rows, i, j) / mean(rows, i) for rows in both)
             values.append(0.5 * (a - b) ** 2 if abs(a - b) < 1 else abs(a - b) - 0.5)
         expected.append(np.mean(values) if values else 0.0)
-    np.testing.assert_allclose(losses(make(relational, universal), batch), expected, rtol=1e-3)
+    got = losses(make(relational, universal), batch)
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("module", ALL)
