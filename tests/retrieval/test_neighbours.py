@@ -24,6 +24,12 @@ def naive(queries, index, k, exclude):
     return ids
 
 
+def search(kind, index, *query):
+    neighbours = kind()
+    neighbours.index(index)
+    return neighbours.query(*query)
+
+
 @pytest.mark.parametrize("kind", EXACT)
 @pytest.mark.parametrize("rows", [grid, continuous])
 @pytest.mark.parametrize("size, dimension", [(1, 3), (7, 2), (300, 2), (300, 3), (200, 64)])
@@ -34,9 +40,7 @@ def test_equals_the_naive_version(kind, rows, size, dimension, k, monkeypatch):
     rng = np.random.default_rng(size)
     index, queries = rows(rng, size, dimension), rows(rng, 40, dimension)
     exclude = rng.integers(-1, size, 40)
-    neighbours = kind()
-    neighbours.index(index)
-    ids, scores = neighbours.query(queries, k, exclude)
+    ids, scores = search(kind, index, queries, k, exclude)
     expected = naive(queries, index, k, exclude)
     if rows is grid and dimension == 64:  # different rows of one score: any of them, beyond a few
         expected_scores = np.where(
@@ -58,17 +62,14 @@ def test_any_ties_and_duplicates_come_in_the_order_of_their_ids(kind, size, dime
     rng = np.random.default_rng(seed)
     index, queries = grid(rng, size, dimension), grid(rng, 5, dimension)
     exclude = rng.integers(-1, size, 5)
-    neighbours = kind()
-    neighbours.index(index)
-    ids, _ = neighbours.query(queries, k, exclude)
+    ids, _ = search(kind, index, queries, k, exclude)
     np.testing.assert_array_equal(ids, naive(queries, index, k, exclude))
 
 
 @pytest.mark.parametrize("kind", EXACT)
 def test_collapsed_embeddings_tie_in_the_order_of_their_ids(kind):
-    neighbours = kind()
-    neighbours.index(np.ones((5000, 4), np.float32))
-    ids, _ = neighbours.query(np.ones((2, 4), np.float32), 3, np.array([1, -1]))
+    rows = np.ones((5000, 4), np.float32)
+    ids, _ = search(kind, rows, rows[:2], 3, np.array([1, -1]))
     assert ids.tolist() == [[0, 2, 3], [0, 1, 2]]
 
 
