@@ -13,9 +13,9 @@ def test_permute_is_a_permutation(n):
         np.testing.assert_array_equal(np.sort(out), np.arange(n))
 
 
-@given(st.data(), st.integers(1, 2**52), st.integers(0, 2**63 - 1))
+@given(st.data(), st.integers(1, 300) | st.integers(1, 2**52), st.integers(0, 2**63 - 1))
 def test_different_positions_of_any_range_stay_different_and_inside(data, n, seed):
-    positions = data.draw(st.sets(st.integers(0, n - 1), max_size=30))
+    positions = data.draw(st.sets(st.integers(0, n - 1), max_size=100))
     out = permute(sorted(positions), n, key(seed))
     assert len(set(out.tolist())) == len(positions)
     assert ((out >= 0) & (out < n)).all()
