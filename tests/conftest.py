@@ -16,7 +16,13 @@ tf.config.set_logical_device_configuration(
 )
 
 # The same examples each time, however slow the machine.
-hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.register_profile(
+    "fixed",
+    derandomize=True,
+    deadline=None,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("fixed")
 
 SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
