@@ -15,7 +15,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3
 )
 
-# The same examples each time, however slow the machine.
+# From a fixed seed, however slow the machine; which modules are loaded still adds examples.
 hypothesis.settings.register_profile(
     "fixed",
     derandomize=True,
