@@ -1,80 +1,89 @@
 import dataclasses
 import hashlib
 import itertools
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fake_records import FakeRecords, domains, encoded
 
+from tests.helpers.fake_records import FakeRecords, encode_random_image, make_domains
+from tests.helpers.processes import run
 from universal_embedding.errors import UserError
-from universal_embedding.input.batching import naming_pictures
-from universal_embedding.input.decoding import decode
-from universal_embedding.input.draws import Draws
-from universal_embedding.input.pictures import PictureOptions
-from universal_embedding.input.pipeline import evaluation_batches, host_slice, training_batches
+from universal_embedding.input.batch_sampler import BatchSampler
+from universal_embedding.input.images import AugmentationConfig, decode
+from universal_embedding.input.pipeline import (
+    dense_labels,
+    evaluation_batches,
+    gather_rows,
+    host_slice,
+    record_batches,
+    report_corrupt_image,
+    training_batches,
+)
 from universal_embedding.input.resizing import resize
 
 SIZES = {"a": 7, "b": 9}
-SMALL = PictureOptions(size=16)
+SMALL = AugmentationConfig(size=16)
+MIXING = AugmentationConfig(size=16, mixup=0.4, cutmix=1.0)
 
 
-def take(n, start_step=0, pictures=SMALL, hosts=1, host=0, **settings):
-    records = domains(SIZES)
-    draws = Draws(records, **{"batch_size": 6, "seed": 1, **settings})
-    batches = training_batches(records, draws, pictures, start_step, hosts, host)
+def take(n, start_step=0, augmentation=SMALL, num_hosts=1, host_id=0, **settings):
+    records = make_domains(SIZES)
+    sampler = BatchSampler(records, **{"batch_size": 6, "seed": 1, **settings})
+    batches = training_batches(records, sampler, augmentation, start_step, num_hosts, host_id)
     return list(itertools.islice(batches.as_numpy_iterator(), n))
 
 
-def assert_equal(got, expected):
-    assert len(got) == len(expected)
-    for a, b in zip(got, expected, strict=True):
+def assert_equal(batches, expected):
+    assert len(batches) == len(expected)
+    for a, b in zip(batches, expected, strict=True):
         assert a.keys() == b.keys()
         for name in a:
             np.testing.assert_array_equal(a[name], b[name])
 
 
-def test_batches_are_the_draws():
-    records = domains(SIZES)
-    draws = Draws(records, 6, mixed=True)
-    whole = PictureOptions(size=16, crop="none", flip=False)
-    batches = training_batches(records, draws, whole, start_step=4)
+def assert_hosts_split(batches, batches_by_host):
+    for step, batch in enumerate(batches):
+        for name in batch:
+            union = np.concatenate([local[step][name] for local in batches_by_host])
+            np.testing.assert_array_equal(union, batch[name])
+
+
+def test_training_batches_hold_what_the_sampler_says():
+    records = make_domains(SIZES)
+    sampler = BatchSampler(records, 6, mixed=True)
+    no_crop = AugmentationConfig(size=16, crop="none", flip=False)
+    batches = training_batches(records, sampler, no_crop, start_step=4)
     assert {n: tuple(s.shape) for n, s in batches.element_spec.items()} == {
         "image": (6, 16, 16, 3),
         "label": (6,),
         "domain": (6,),
+        "record": (6,),
     }
     for step, batch in zip(range(4, 8), batches.as_numpy_iterator(), strict=False):
-        draw = draws.at(step)
-        np.testing.assert_array_equal(batch["domain"], draw.domain)
-        np.testing.assert_array_equal(batch["label"], draw.record % 4)  # ids 100, 107, 114, 121
-        for i, (d, r) in enumerate(zip(draw.domain, draw.record, strict=True)):
-            image = resize(decode(records["ab"[d]].contents[r]), 16)
+        spec = sampler.batch_at(step)
+        np.testing.assert_array_equal(batch["domain"], spec.domain)
+        np.testing.assert_array_equal(batch["record"], spec.record)
+        np.testing.assert_array_equal(batch["label"], spec.record % 4)  # ids 100, 107, 114, 121
+        for i, (d, r) in enumerate(zip(spec.domain, spec.record, strict=True)):
+            image = resize(decode(records["ab"[d]].images[r]), 16)
             np.testing.assert_array_equal(batch["image"][i], image)
 
 
-@pytest.mark.parametrize("hosts", [2, 3, 4, 6])
-def test_hosts_share_the_batch(hosts):
-    one = take(3, mixed=True)
-    parts = [take(3, mixed=True, hosts=hosts, host=h) for h in range(hosts)]
-    for step, batch in enumerate(one):
-        for name in batch:
-            union = np.concatenate([part[step][name] for part in parts])
-            np.testing.assert_array_equal(union, batch[name])
+@pytest.mark.parametrize("num_hosts", [2, 3, 4, 6])
+def test_hosts_split_the_batch(num_hosts):
+    by_host = [take(3, mixed=True, num_hosts=num_hosts, host_id=h) for h in range(num_hosts)]
+    assert_hosts_split(take(3, mixed=True), by_host)
 
 
 @pytest.mark.parametrize("start", [1, 5])
-def test_restart(start):
+def test_batches_from_a_later_step_equal_those_in_sequence(start):
     assert_equal(take(3, start), take(start + 3)[start:])
 
 
-def test_restart_far_away():
+def test_batches_from_a_far_step_equal_those_in_sequence():
     assert_equal(take(1, 10**6 + 1), take(2, 10**6)[1:])
 
 
@@ -82,167 +91,225 @@ def digest(batches):
     return hashlib.sha256(b"".join(b["image"].tobytes() for b in batches)).hexdigest()
 
 
-def test_two_processes_agree():
-    script = "import test_pipeline as t; print(t.digest(t.take(3)))"
-    here = Path(__file__).parent
-    path = os.pathsep.join(map(str, [here, *here.parents[:2]]))
-    other = subprocess.run(
-        [sys.executable, "-c", script],
-        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "7"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert other.stdout.strip() == digest(take(3))
+def test_batches_equal_those_of_another_process():
+    script = "from tests.input import test_pipeline as t; print(t.digest(t.take(3)))"
+    code, out, err = run("-c", script, PYTHONHASHSEED="7")
+    assert code == 0, err
+    assert out.strip() == digest(take(3))
 
 
 @given(st.integers(1, 5000), st.integers(1, 64), st.booleans())
-def test_parts_of_hosts_are_the_batch_and_of_one_size(batch_size, hosts, pairs):
-    whole = 1 + pairs
-    if hosts > -(-batch_size // whole):
+def test_host_slices_cover_the_batch_and_differ_by_at_most_one(batch_size, num_hosts, keep_pairs):
+    unit = 1 + keep_pairs
+    if num_hosts > -(-batch_size // unit):
         with pytest.raises(UserError, match="each needs at least"):
-            host_slice(batch_size, hosts, 0, pairs)
+            host_slice(batch_size, num_hosts, 0, keep_pairs)
         return
-    parts = [range(batch_size)[host_slice(batch_size, hosts, h, pairs)] for h in range(hosts)]
-    assert [i for part in parts for i in part] == list(range(batch_size))
-    assert all(part.start % whole == 0 for part in parts)
-    units = [-(-len(part) // whole) for part in parts]
+    slices = [host_slice(batch_size, num_hosts, h, keep_pairs) for h in range(num_hosts)]
+    positions = [range(batch_size)[local] for local in slices]
+    assert [i for local in positions for i in local] == list(range(batch_size))
+    assert all(local.start % unit == 0 for local in positions)
+    units = [-(-len(local) // unit) for local in positions]
     assert max(units) - min(units) <= 1
 
 
-def test_hosts_that_do_not_fit():
+def test_hosts_that_do_not_fit_are_an_error():
     with pytest.raises(UserError, match="host 2 of 2"):
-        take(1, hosts=2, host=2)
+        take(1, num_hosts=2, host_id=2)
     with pytest.raises(UserError, match="host 0 of 7"):
-        take(1, hosts=7)
+        take(1, num_hosts=7)
 
 
-def test_several_labels_are_refused():
-    records = {"a": FakeRecords("a", [encoded()] * 2, [[1, 2], [1]])}
+def test_several_labels_are_an_error():
+    records = {"a": FakeRecords("a", [[1, 2], [1]], [encode_random_image()] * 2)}
     with pytest.raises(UserError, match="several labels"):
-        training_batches(records, Draws(records, 2), SMALL)
+        training_batches(records, BatchSampler(records, 2), SMALL)
+    with pytest.raises(UserError, match="several labels"):
+        record_batches(records, BatchSampler(records, 2))
+
+
+def test_records_of_other_domains_than_the_sampler_are_an_error():
+    records = make_domains(SIZES)
+    sampler = BatchSampler({"b": records["b"]}, 2)
+    with pytest.raises(ValueError, match=r"records of \('a', 'b'\)"):
+        training_batches(records, sampler, SMALL)
+
+
+def test_dense_labels_are_ranks_of_class_ids():
+    labels = dense_labels(FakeRecords("a", [70, 5, 70, 9, 5]))
+    assert labels.tolist() == [2, 0, 2, 1, 0]
+    assert labels.dtype == np.int32
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize(("num_hosts", "host_id"), [(1, 0), (3, 2)])
+def test_record_batches_equal_training_batches_without_image(mixed, num_hosts, host_id):
+    records = make_domains(SIZES)
+    sampler = BatchSampler(records, 6, seed=1, mixed=mixed)
+    batches = record_batches(records, sampler, 5, num_hosts, host_id)
+    assert {n: s.shape[0] for n, s in batches.element_spec.items()} == {
+        "label": 6 // num_hosts,
+        "domain": 6 // num_hosts,
+        "record": 6 // num_hosts,
+    }
+    expected = take(4, 5, num_hosts=num_hosts, host_id=host_id, mixed=mixed)
+    for batch in expected:
+        del batch["image"]
+    assert_equal(list(itertools.islice(batches.as_numpy_iterator(), 4)), expected)
+
+
+def test_record_batches_read_no_images():
+    records = {"a": FakeRecords("a", [1, 2, 3])}
+    batch = next(record_batches(records, BatchSampler(records, 3)).as_numpy_iterator())
+    assert sorted(batch["record"].tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("memory_map", [False, True])
+def test_gather_rows_equals_a_lookup_by_domain_and_record(tmp_path, memory_map):
+    records = make_domains(SIZES)
+    sampler = BatchSampler(records, 6, mixed=True)
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(size, 3)).astype(np.float32) for size in SIZES.values()]
+    if memory_map:
+        for d, array in enumerate(rows):
+            np.save(tmp_path / f"{d}.npy", array)
+        rows = [np.load(tmp_path / f"{d}.npy", mmap_mode="r") for d in range(len(rows))]
+    for batches in (training_batches(records, sampler, SMALL), record_batches(records, sampler)):
+        result = gather_rows(batches, "teacher", rows)
+        assert result.element_spec == {
+            **batches.element_spec,
+            "teacher": tf.TensorSpec([6, 3], tf.float32),
+        }
+        for batch in itertools.islice(result.as_numpy_iterator(), 4):
+            expected = [rows[d][r] for d, r in zip(batch["domain"], batch["record"], strict=True)]
+            np.testing.assert_array_equal(batch["teacher"], expected)
+
+
+def test_gather_rows_of_different_widths_is_an_error():
+    records = make_domains(SIZES)
+    batches = record_batches(records, BatchSampler(records, 6))
+    with pytest.raises(ValueError, match=r"'teacher' have widths \[3, 4\]"):
+        gather_rows(batches, "teacher", [np.zeros((7, 3)), np.zeros((9, 4))])
 
 
 @pytest.mark.parametrize("total", [1, 4, 6])
-def test_evaluation_reads_each_record_once(total):
-    records = domains({"a": total})["a"]
+def test_evaluation_batches_hold_each_record_once(total):
+    records = make_domains({"a": total})["a"]
     batches = list(evaluation_batches(records, 4, 16, "crop").as_numpy_iterator())
     assert {len(b["mask"]) for b in batches} == {4}
     masks = np.concatenate([b["mask"] for b in batches])
-    numbers = np.concatenate([b["number"] for b in batches])
+    indices = np.concatenate([b["record"] for b in batches])
     images = np.concatenate([b["image"] for b in batches])
-    assert numbers[masks].tolist() == list(range(total))
-    for image, contents in zip(images[masks], records.contents, strict=True):
+    assert indices[masks].tolist() == list(range(total))
+    assert (indices[~masks] == 0).all()
+    assert indices.dtype == np.int64
+    for image, contents in zip(images[masks], records.images, strict=True):
         np.testing.assert_array_equal(image, resize(decode(contents), 16, "crop"))
     assert (images[~masks] == 127).all()
     assert evaluation_batches(records, 4, 16).element_spec["image"].shape == (4, 16, 16, 3)
 
 
-def test_evaluation_of_nothing():
-    assert list(evaluation_batches(FakeRecords("a", []), 4, 16)) == []
+def test_evaluation_batches_of_no_records_are_none():
+    assert list(evaluation_batches(FakeRecords("a", [], []), 4, 16)) == []
 
 
-def test_dtypes():
+def test_training_batches_have_the_documented_dtypes_and_range():
     batch = take(1)[0]
     assert {n: v.dtype for n, v in batch.items()} == {
         "image": np.float32,
         "label": np.int32,
         "domain": np.int32,
+        "record": np.int64,
     }
     assert tf.reduce_min(batch["image"]) >= 0
     assert tf.reduce_max(batch["image"]) <= 255
 
 
-def broken(at, total=20):
-    contents = [encoded(seed=i) for i in range(total)]
-    for i in at:
-        contents[i] = b"\xff\xd8\xff not a picture" if i % 2 else contents[i][:200]
-    return FakeRecords("ships", contents, split="test")
+def make_corrupt_records(corrupt, total=20):
+    images = [encode_random_image(seed=i) for i in range(total)]
+    for i in corrupt:
+        images[i] = b"\xff\xd8\xff not an image" if i % 2 else images[i][:200]
+    return FakeRecords("ships", range(total), images, split="test")
 
 
-@pytest.mark.parametrize("at", [[13], [12], [19], list(range(10, 20))])
-def test_evaluation_names_a_broken_picture(at):
-    with (
-        pytest.raises(UserError, match=f"'ships/{at[0]}.jpg' of domain 'ships', split 'test'"),
-        naming_pictures(),
-    ):
-        list(evaluation_batches(broken(at), 4, 16))
+@pytest.mark.parametrize("corrupt", [[13], [12], [19], list(range(10, 20))])
+def test_evaluation_names_a_corrupt_image(corrupt):
+    message = f"'ships/{corrupt[0]}.jpg' of domain 'ships', split 'test'"
+    with pytest.raises(UserError, match=message), report_corrupt_image():
+        list(evaluation_batches(make_corrupt_records(corrupt), 4, 16))
 
 
-@pytest.mark.parametrize("at", [[13], list(range(12, 20))])
-def test_training_names_a_broken_picture(at):
-    records = {"ships": broken(at)}
-    every = [Draws(records, 4, seed=seed) for seed in range(100)]
-    draws = next(d for d in every if not set(d.at(0).record) & set(at))
-    first = next(s for s in range(9) if set(draws.at(s).record) & set(at))
-    batches = training_batches(records, draws, SMALL).as_numpy_iterator()
-    for _ in range(first):  # those before it come whole
+@pytest.mark.parametrize("corrupt", [[13], list(range(12, 20))])
+def test_training_names_a_corrupt_image(corrupt):
+    records = {"ships": make_corrupt_records(corrupt)}
+    samplers = [BatchSampler(records, 4, seed=seed) for seed in range(100)]
+    sampler = next(s for s in samplers if not set(s.batch_at(0).record) & set(corrupt))
+    first = next(s for s in range(9) if set(sampler.batch_at(s).record) & set(corrupt))
+    batches = training_batches(records, sampler, SMALL).as_numpy_iterator()
+    for _ in range(first):  # those before it are complete
         next(batches)
     # Not `as error`: its traceback would hold `batches` in a cycle. A collection of garbage that
     # starts in a thread of `batches` would then wait for that thread, and no other could follow.
-    named = "|".join(f"'ships/{i}.jpg' of domain 'ships'" for i in at)
-    with pytest.raises(UserError, match=named), naming_pictures():
+    message = "|".join(f"'ships/{i}.jpg' of domain 'ships'" for i in corrupt)
+    with pytest.raises(UserError, match=message), report_corrupt_image():
         next(batches)
 
 
-def test_data_that_cannot_be_decoded_at_all():
-    records = {"ships": broken(range(20))}
+def test_training_on_corrupt_images_alone_is_an_error_before_the_first_batch():
+    records = {"ships": make_corrupt_records(range(20))}
     with pytest.raises(UserError, match="of domain 'ships'"):
-        training_batches(records, Draws(records, 4), SMALL)
+        training_batches(records, BatchSampler(records, 4), SMALL)
 
 
-def test_an_error_of_the_reader_is_raised():
-    class Unreadable(FakeRecords):
-        def read(self, numbers):
-            if list(numbers) != [self.first]:
+def test_error_of_the_record_reader_is_raised():
+    class UnreadableRecords(FakeRecords):
+        def read(self, indices):
+            if list(indices) != [self.first]:
                 raise OSError("the disk is gone")
-            return super().read(numbers)
+            return super().read(indices)
 
-    records = Unreadable("a", [encoded()] * 8)
-    draws = Draws({"a": records}, 4)
-    records.first = int(draws.at(0).record[0])
+    records = UnreadableRecords("a", [0] * 8, [encode_random_image()] * 8)
+    sampler = BatchSampler({"a": records}, 4)
+    records.first = int(sampler.batch_at(0).record[0])
     with pytest.raises(tf.errors.OpError, match="the disk is gone"):
-        next(iter(training_batches({"a": records}, draws, SMALL)))
+        next(iter(training_batches({"a": records}, sampler, SMALL)))
     with pytest.raises(tf.errors.OpError, match="the disk is gone"):
         next(iter(evaluation_batches(records, 4, 16)))
 
 
-MIXED = PictureOptions(size=16, mixup=0.4, cutmix=1.0)
-
-
-def test_mixing():
+def test_mixing_keeps_partners_and_skips_pairs_across_domains():
     plain = take(2, mixed=True)
-    mixed = take(2, mixed=True, pictures=dataclasses.replace(MIXED, mixup=0.0))
-    for before, after in zip(plain, mixed, strict=True):
-        other = [1, 0, 3, 2, 5, 4]
-        np.testing.assert_array_equal(after["label2"], before["label"][other])
-        different = before["domain"] != before["domain"][other]
-        assert (after["mix"][different] == 1).all()
-        assert ((after["mix"] >= 0) & (after["mix"] <= 1)).all()
+    mixed = take(2, mixed=True, augmentation=dataclasses.replace(MIXING, mixup=0.0))
+    for plain_batch, mixed_batch in zip(plain, mixed, strict=True):
+        partner = [1, 0, 3, 2, 5, 4]
+        np.testing.assert_array_equal(mixed_batch["label2"], plain_batch["label"][partner])
+        np.testing.assert_array_equal(mixed_batch["record"], plain_batch["record"])
+        different = plain_batch["domain"] != plain_batch["domain"][partner]
+        assert (mixed_batch["mix"][different] == 1).all()
+        assert ((mixed_batch["mix"] >= 0) & (mixed_batch["mix"] <= 1)).all()
     assert mixed[0]["image"].shape == (6, 16, 16, 3)
 
 
-@pytest.mark.parametrize("hosts", [2, 3])
-def test_hosts_share_a_mixed_batch(hosts):
-    one = take(3, pictures=MIXED)
-    parts = [take(3, pictures=MIXED, hosts=hosts, host=h) for h in range(hosts)]
-    assert any((batch["mix"] < 1).any() for batch in one)
-    for step, batch in enumerate(one):
-        for name in batch:
-            union = np.concatenate([part[step][name] for part in parts])
-            np.testing.assert_array_equal(union, batch[name])
+@pytest.mark.parametrize("num_hosts", [2, 3])
+def test_hosts_split_a_batch_of_mixed_images(num_hosts):
+    batches = take(3, augmentation=MIXING)
+    by_host = [
+        take(3, augmentation=MIXING, num_hosts=num_hosts, host_id=h) for h in range(num_hosts)
+    ]
+    assert any((batch["mix"] < 1).any() for batch in batches)
+    assert_hosts_split(batches, by_host)
 
 
-def test_full_augmentation_restarts_exactly():
-    everything = PictureOptions(
+def test_full_augmentation_from_a_later_step_equals_that_in_sequence():
+    full = AugmentationConfig(
         size=16,
         brightness=0.4,
         contrast=0.4,
         saturation=0.4,
         hue=0.1,
         randaugment=1,
-        cutout=0.3,
+        random_erasing=0.09,
         mixup=0.2,
         cutmix=1.0,
     )
-    assert_equal(take(1, 3, everything), take(4, 0, everything)[3:])
+    assert_equal(take(1, 3, full), take(4, 0, full)[3:])

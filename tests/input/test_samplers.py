@@ -1,31 +1,31 @@
 import pytest
 
 from universal_embedding.errors import UserError
-from universal_embedding.input.samplers import SPECIALIST_STEPS, sampler
+from universal_embedding.input.samplers import SPECIALIST_STEPS, make_domain_weights
 
-PICTURES = {"cars": 6346, "sop": 48942, "met": 397121}
+SIZES = {"cars": 6346, "sop": 48942, "met": 397121}
 
 
-def test_weights_by_definition():
-    total = sum(PICTURES.values())
-    by_size = sampler("dataset_size", PICTURES).weights
-    assert by_size == pytest.approx([n / total for n in PICTURES.values()])
-    assert sampler("balanced", PICTURES).weights == pytest.approx([1 / 3] * 3)
-    assert sampler("round_robin", PICTURES).in_turn
+def test_domain_weights_equal_their_definitions():
+    total = sum(SIZES.values())
+    by_size = make_domain_weights("dataset_size", SIZES).weights
+    assert by_size == pytest.approx([n / total for n in SIZES.values()])
+    assert make_domain_weights("balanced", SIZES).weights == pytest.approx([1 / 3] * 3)
+    assert make_domain_weights("round_robin", SIZES).round_robin
     steps = [539, 10696, 24816]
-    by_steps = sampler("specialist_steps", PICTURES).weights
+    by_steps = make_domain_weights("specialist_steps", SIZES).weights
     assert by_steps == pytest.approx([s / sum(steps) for s in steps])
-    roots = [n**0.5 for n in PICTURES.values()]
-    assert sampler("temperature", PICTURES, 0.5).weights == pytest.approx(
+    roots = [n**0.5 for n in SIZES.values()]
+    assert make_domain_weights("temperature", SIZES, 0.5).weights == pytest.approx(
         [r / sum(roots) for r in roots]
     )
-    assert sampler("temperature", PICTURES, 1.0).weights == pytest.approx(by_size)
-    assert sampler("temperature", PICTURES, 0.0).weights == pytest.approx([1 / 3] * 3)
-    explicit = sampler({"met": 3, "cars": 1, "sop": 0}, PICTURES).weights
+    assert make_domain_weights("temperature", SIZES, 1.0).weights == pytest.approx(by_size)
+    assert make_domain_weights("temperature", SIZES, 0.0).weights == pytest.approx([1 / 3] * 3)
+    explicit = make_domain_weights({"met": 3, "cars": 1, "sop": 0}, SIZES).weights
     assert explicit == (0.25, 0, 0.75)
 
 
-def test_specialist_steps_sum():
+def test_specialist_steps_sum_to_the_published_total():
     assert sum(SPECIALIST_STEPS.values()) == 132_837
     assert len(SPECIALIST_STEPS) == 8
 
@@ -40,11 +40,11 @@ def test_specialist_steps_sum():
         ({"cars": float("nan"), "sop": 1, "met": 1}, "finite and >= 0"),
     ],
 )
-def test_wrong_samplers(name, message):
+def test_invalid_sampler_is_an_error(name, message):
     with pytest.raises(UserError, match=message):
-        sampler(name, PICTURES)
+        make_domain_weights(name, SIZES)
 
 
-def test_specialist_steps_of_other_domains():
+def test_specialist_steps_of_unknown_domain_is_an_error():
     with pytest.raises(UserError, match="'leaves'"):
-        sampler("specialist_steps", {"cars": 1, "leaves": 2})
+        make_domain_weights("specialist_steps", {"cars": 1, "leaves": 2})

@@ -1,1 +1,1 @@
-"""Records -> batches: which record at which step, decoding, cropping, augmentation."""
+"""Input pipeline: batch sampling, reading, decoding, cropping and augmentation."""

@@ -1,17 +1,19 @@
-"""Changes to the pixels of one picture, seeded by the picture's own seed.
+"""Random changes of pixels: color jitter, RandAugment, random erasing, MixUp and CutMix.
 
-The operations are Keras' and TensorFlow's; nothing here keeps a state.
+Every function is stateless: its randomness comes from the seed of the image.
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import keras
 import tensorflow as tf
 
-GREY = 127.5  # what fills a hole: the middle of the range, as in padding
+from universal_embedding.private_apis import seed_generator_from_tensor
+
+GRAY = 127.5  # fills holes: the middle of the range, as in padding
 
 
-def jitter(
+def color_jitter(
     image: tf.Tensor,
     seed: tf.Tensor,
     brightness: float = 0.0,
@@ -19,15 +21,18 @@ def jitter(
     saturation: float = 0.0,
     hue: float = 0.0,
 ) -> tf.Tensor:
-    """Colour jitter in that order; strengths as in torchvision's ColorJitter.
+    """Jitters colors in the order of the arguments; strengths as in torchvision's ColorJitter.
 
     Args:
         image: `[H, W, 3]` float32, 0..255.
         seed: `[2]` int32.
-        brightness: Greatest share by which all values are scaled up or down, below 1.
+        brightness: Largest fraction by which all values are scaled up or down, below 1.
         contrast: The same for the distance from the mean, below 1.
         saturation: The same for the saturation, below 1.
-        hue: Greatest turn of the colour circle, 0..0.5.
+        hue: Largest rotation of the color circle, 0..0.5.
+
+    Returns:
+        `[H, W, 3]` float32, 0..255.
     """
     seeds = tf.random.experimental.stateless_split(seed, 4)
     if brightness:
@@ -47,81 +52,150 @@ def jitter(
 
 
 def rand_augment(image: tf.Tensor, seed: tf.Tensor, operations: int, magnitude: float) -> tf.Tensor:
-    """RandAugment (Cubuk et al. 2019) from Keras' layers: a few random operations in turn.
+    """Applies RandAugment (Cubuk et al. 2019): a few random operations, one after the other.
 
     `keras.layers.RandAugment` itself keeps a random state, runs all eleven operations to keep one,
-    and turns by up to 180 degrees at its default strength. Solarization is left out: that of Keras
-    3.15 has the same strength at every magnitude.
+    and rotates by up to 180 degrees at its default strength.
 
     Args:
         image: `[S, S, 3]` float32, 0..255, static shape.
         seed: `[2]` int32.
-        operations: How many, with replacement.
-        magnitude: 0..10; 10 turns by up to 30 degrees and moves by up to 30 % of the side.
+        operations: Number of operations, sampled with replacement from `rand_augment_layers`.
+        magnitude: 0..10; 10 rotates by up to 30 degrees and moves by up to 30 % of the side.
+
+    Returns:
+        `[S, S, 3]` float32, 0..255.
     """
-    layers = _layers(float(magnitude))
-    for seed_pair in tf.unstack(tf.random.experimental.stateless_split(seed, operations)):
-        which, how = tf.unstack(tf.random.experimental.stateless_split(seed_pair, 2))
-        index = tf.random.stateless_uniform([], which, 0, len(layers), tf.int32)
-        branches = [_branch(layer, image[None], how) for layer in layers]
+    layers = rand_augment_layers(float(magnitude))
+    for operation_seed in tf.unstack(tf.random.experimental.stateless_split(seed, operations)):
+        choice_seed, layer_seed = tf.unstack(
+            tf.random.experimental.stateless_split(operation_seed, 2)
+        )
+        index = tf.random.stateless_uniform([], choice_seed, 0, len(layers), tf.int32)
+        branches = [partial(apply_layer, layer, image[None], layer_seed) for layer in layers]
         image = tf.ensure_shape(tf.switch_case(index, branches)[0], image.shape)
         image = tf.clip_by_value(image, 0.0, 255.0)
     return image
 
 
-def cutout(image: tf.Tensor, seed: tf.Tensor, share: float) -> tf.Tensor:
-    """Greys out a square (DeVries and Taylor 2017); its centre lies anywhere in the picture.
+@lru_cache(maxsize=4)
+def rand_augment_layers(magnitude: float) -> tuple[keras.Layer, ...]:
+    """Makes RandAugment's operations at a magnitude of 0..10.
+
+    Solarization is left out: that of Keras 3.15 has the same strength at every magnitude.
+    """
+    m, layers = magnitude / 10, keras.layers
+    value_range = {"value_range": (0, 255)}
+    bits = 8 - round(4 * m)
+    fill = {"fill_mode": "constant", "fill_value": GRAY}
+    return (
+        layers.RandomRotation(30 / 360 * m, **fill),
+        layers.RandomShear(0.3 * m, 0.0, **fill),
+        layers.RandomShear(0.0, 0.3 * m, **fill),
+        layers.RandomTranslation(0.3 * m, 0.0, **fill),
+        layers.RandomTranslation(0.0, 0.3 * m, **fill),
+        layers.RandomBrightness(0.5 * m, **value_range),
+        layers.RandomContrast(0.9 * m, **value_range),
+        layers.RandomColorDegeneration((0.0, 0.9 * m), **value_range),
+        layers.RandomSharpness((0.5 - 0.45 * m, 0.5 + 0.45 * m), **value_range),
+        layers.RandomPosterization((bits, bits), **value_range),
+        layers.AutoContrast(**value_range),
+        layers.Equalization(**value_range),
+    )
+
+
+def apply_layer(layer: keras.Layer, images: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Applies a Keras augmentation layer with randomness from `seed`, `[2]` int32.
+
+    Args:
+        layer: Image augmentation layer with a value range of 0..255, where it has one.
+        images: `[B, S, S, 3]` float32, 0..255.
+        seed: `[2]` int32.
+
+    Returns:
+        `[B, S, S, 3]` float32; some layers exceed 0..255.
+    """
+    generator = seed_generator_from_tensor(seed)
+    transformation = layer.get_random_transformation(images, training=True, seed=generator)
+    return tf.cast(layer.transform_images(images, transformation, training=True), tf.float32)
+
+
+def random_erasing(image: tf.Tensor, seed: tf.Tensor, area: float) -> tf.Tensor:
+    """Grays out a square whose center is anywhere in the image (Cutout, DeVries and Taylor 2017).
 
     Args:
         image: `[S, S, 3]` float32, static shape.
         seed: `[2]` int32.
-        share: Side of the square as a share of S.
+        area: Area of the square as a fraction of the image's, before the border clips it.
+
+    Returns:
+        `[S, S, 3]` float32.
     """
     size = image.shape[0]
-    centre = tf.random.stateless_uniform([2], seed, 0, size, tf.int32)
-    half = max(1, round(size * share / 2))
-    inside = tf.abs(tf.range(size)[:, None] - centre[None]) < half
-    hole = inside[:, 0][:, None, None] & inside[:, 1][None, :, None]
-    return tf.where(hole, GREY, image)
+    center = tf.random.stateless_uniform([2], seed, 0, size, tf.int32)
+    half = max(1, round(size * area**0.5 / 2))
+    covered = tf.abs(tf.range(size)[:, None] - center[None]) < half
+    hole = covered[:, 0][:, None, None] & covered[:, 1][None, :, None]
+    return tf.where(hole, GRAY, image)
 
 
-class _Seed(keras.random.SeedGenerator):
-    """A seed for Keras' layers that comes from a tensor instead of a variable."""
+def mix_permutation(batch_size: int) -> list[int]:
+    """Returns the partner of each position of a batch: pairs swap, an odd last one keeps itself.
 
-    def __init__(self, seed: tf.Tensor) -> None:
-        self._seed, self._count = seed, 0  # no super().__init__: it makes the variable
-
-    def next(self, ordered: bool = True) -> tf.Tensor:
-        del ordered
-        self._count += 1
-        return tf.random.experimental.stateless_fold_in(self._seed, self._count)
+    Pairs keep the content of a batch independent of the hosts that split it.
+    """
+    return [min(i ^ 1, batch_size - 1) for i in range(batch_size)]
 
 
-def _branch(layer: keras.Layer, images: tf.Tensor, seed: tf.Tensor) -> object:
-    def run() -> tf.Tensor:
-        how = layer.get_random_transformation(images, training=True, seed=_Seed(seed))
-        return tf.cast(layer.transform_images(images, how, training=True), tf.float32)
+def sample_mix(seed: tf.Tensor, size: int, mixup: float, cutmix: float) -> tf.Tensor:
+    """Samples how an image is mixed with its partner.
 
-    return run
+    Args:
+        seed: `[2]` int32, the image's own.
+        size: Side of the images.
+        mixup: Parameter of the Beta distribution of MixUp's ratio (Zhang et al. 2017); 0 for none.
+        cutmix: The same for CutMix (Yun et al. 2019). If both are positive, a coin decides.
+
+    Returns:
+        `[5]` float32: ratio of the image in every pixel (1 with CutMix), and the rectangle that is
+        taken from the partner: top, left, bottom, right (empty with MixUp).
+    """
+    choice, first, second, corner = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+    cut_probability = 0.5 if mixup and cutmix else float(cutmix > 0)
+    cut = tf.random.stateless_uniform([], choice) < cut_probability
+    alpha = tf.where(cut, tf.cast(cutmix or 1, tf.float64), tf.cast(mixup or 1, tf.float64))
+    # float64: with a small parameter both gammas can be tiny
+    a, b = (tf.random.stateless_gamma([], s, alpha, dtype=tf.float64) for s in (first, second))
+    ratio = tf.cast(a / (a + b), tf.float32)
+    half = tf.sqrt(1 - ratio) * size / 2
+    center = tf.random.stateless_uniform([2], corner, 0, size)
+    edges = tf.concat([center - half, center + half], 0)
+    box = tf.clip_by_value(tf.round(edges), 0, size)
+    return tf.where(cut, tf.concat([[1.0], box], 0), tf.concat([[ratio], tf.zeros(4)], 0))
 
 
-@lru_cache(maxsize=4)
-def _layers(magnitude: float) -> tuple[keras.Layer, ...]:
-    m, k = magnitude / 10, keras.layers
-    whole = {"value_range": (0, 255)}
-    bits = 8 - round(4 * m)
-    fill = {"fill_mode": "constant", "fill_value": GREY}
-    return (
-        k.RandomRotation(30 / 360 * m, **fill),
-        k.RandomShear(0.3 * m, 0.0, **fill),
-        k.RandomShear(0.0, 0.3 * m, **fill),
-        k.RandomTranslation(0.3 * m, 0.0, **fill),
-        k.RandomTranslation(0.0, 0.3 * m, **fill),
-        k.RandomBrightness(0.5 * m, **whole),
-        k.RandomContrast(0.9 * m, **whole),
-        k.RandomColorDegeneration((0.0, 0.9 * m), **whole),
-        k.RandomSharpness((0.5 - 0.45 * m, 0.5 + 0.45 * m), **whole),
-        k.RandomPosterization((bits, bits), **whole),
-        k.AutoContrast(**whole),
-        k.Equalization(**whole),
-    )
+def mix(batch: dict[str, tf.Tensor], mix_params: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Mixes each image with its partner, if both are of the same domain.
+
+    Args:
+        batch: `image` `[b, S, S, 3]`, `label` `[b]`, `domain` `[b]`, static shapes.
+        mix_params: `[b, 5]` float32, see `sample_mix`.
+
+    Returns:
+        The batch with mixed images and two more entries: `label2` `[b]` int32, the partner's label,
+        and `mix` `[b]` float32, the weight of the image's own label in its loss.
+    """
+    batch_size, size = batch["image"].shape[0], batch["image"].shape[1]
+    partner = tf.constant(mix_permutation(batch_size))
+    same = tf.gather(batch["domain"], partner) == batch["domain"]
+    same &= partner != tf.range(batch_size)
+    ratio = tf.where(same, mix_params[:, 0], 1.0)
+    top, left, bottom, right = tf.unstack(tf.where(same[:, None], mix_params[:, 1:], 0.0), axis=1)
+    line = tf.range(size, dtype=tf.float32)[None]
+    rows = (line >= top[:, None]) & (line < bottom[:, None])
+    columns = (line >= left[:, None]) & (line < right[:, None])
+    hole = tf.cast(rows[:, :, None] & columns[:, None, :], tf.float32)
+    weight = (ratio[:, None, None] * (1 - hole))[..., None]
+    image = weight * batch["image"] + (1 - weight) * tf.gather(batch["image"], partner)
+    label2 = tf.gather(batch["label"], partner)
+    return {**batch, "image": image, "label2": label2, "mix": tf.reduce_mean(weight, [1, 2, 3])}

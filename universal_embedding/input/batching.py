@@ -1,70 +1,69 @@
-"""Batches of pictures that are made one by one; a picture that cannot be made is named.
+"""Batching that reports which image failed to decode.
 
-An error inside a data set says neither which element it met nor lets the others go on. So pictures
-are numbered, failing ones are left out, and a batch in which a number is missing is handed to
-Python, which knows from the number which record it was.
+An error within a data set neither says which element it met nor lets the others continue. So
+elements carry a position, failing ones are left out, and a batch that lacks a position is handed to
+Python, which knows from the position which record it was.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 
 import numpy as np
 import tensorflow as tf
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
-from universal_embedding.input.decoding import decode
+from universal_embedding.input.images import decode
 
-NUMBER = "number"  # the entry of an element that holds its number
-_MARK = "Unusable picture: "
+POSITION = "position"  # entry of an element: its place in the order of all elements
+_MARK = "Corrupt image: "
 
 
-def batched(
-    pictures: tf.data.Dataset,
-    size: int,
-    numbers: Callable[[tf.Tensor], tf.Tensor],
-    explain: Callable[[int], None],
+def batch_with_error_reporting(
+    examples: tf.data.Dataset,
+    batch_size: int,
+    expected_positions: Callable[[tf.Tensor], tf.Tensor],
+    on_missing: Callable[[int], None],
     finish: Callable[[dict[str, tf.Tensor]], dict[str, tf.Tensor]],
 ) -> tf.data.Dataset:
-    """Batches of elements in order, all of them or an error.
+    """Batches elements in order, all of them or an error that names the image that failed.
 
     Args:
-        pictures: Dicts with an int64 `number`; elements may fail.
-        size: Of a batch.
-        numbers: From a batch's number (int64, from 0) to the `[size]` numbers it must hold.
-        explain: Called with the number of the first incomplete batch; raises the reason.
+        examples: Dicts with an int64 `position`; elements may fail.
+        batch_size: Size of the batches.
+        expected_positions: From a batch's index (int64, from 0) to its `[batch_size]` positions.
+        on_missing: Called with the index of the first incomplete batch; raises the reason.
         finish: Applied to each batch.
 
     Returns:
-        The batches. Iterating raises a `tf.errors.OpError`; see `naming_pictures`.
+        The batches. Iterating raises a `tf.errors.OpError`; see `report_corrupt_image`.
     """
 
-    def fail(batch: np.ndarray) -> np.ndarray:
-        explain(int(batch))
-        raise RuntimeError(f"a picture of batch {batch} was lost, though each can be decoded")
+    def fail(batch_index: np.ndarray) -> np.ndarray:
+        on_missing(int(batch_index))
+        raise RuntimeError(f"batch {batch_index} lost an image, though each can be decoded")
 
-    def check(index: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        complete = tf.reduce_all(batch[NUMBER] == numbers(index))
-        checked = tf.cond(
+    def check(batch_index: tf.Tensor, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        complete = tf.reduce_all(batch[POSITION] == expected_positions(batch_index))
+        assertion = tf.cond(
             complete,
             lambda: complete,
-            lambda: tf.ensure_shape(tf.numpy_function(fail, [index], tf.bool), []),
+            lambda: tf.ensure_shape(tf.numpy_function(fail, [batch_index], tf.bool), []),
         )
-        with tf.control_dependencies([checked]):
+        with tf.control_dependencies([assertion]):
             return finish({name: tf.identity(value) for name, value in batch.items()})
 
-    batches = pictures.ignore_errors().batch(size, drop_remainder=True)
-    options = tf.data.Options()
-    options.deterministic = True
-    # Hosts take their own parts by position; nothing else may divide the data.
-    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
-    return batches.enumerate().map(check, num_parallel_calls=1).prefetch(2).with_options(options)
+    batches = examples.ignore_errors().batch(batch_size, drop_remainder=True)
+    return keep_order(batches.enumerate().map(check, num_parallel_calls=1).prefetch(2))
 
 
-def check_decodes(records: Records, record: int) -> None:
-    """Decodes one picture; UserError with its domain and id if that fails."""
+def assert_decodable(records: Records, record: int) -> None:
+    """Decodes one image.
+
+    Raises:
+        UserError: it cannot be decoded; the message names its domain and id.
+    """
     try:
         decode(tf.constant(records.read([record])[0]))
     except tf.errors.InvalidArgumentError as error:
@@ -76,18 +75,38 @@ def check_decodes(records: Records, record: int) -> None:
 
 
 @contextmanager
-def naming_pictures() -> Iterator[None]:
-    """Turns the error of a data set about a picture that cannot be decoded into a `UserError`."""
+def report_corrupt_image() -> Iterator[None]:
+    """Turns a data set's error about an image that cannot be decoded into a `UserError`.
+
+    Raises:
+        UserError: the block raised such an error; other errors pass through.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        found = re.search(rf"{_MARK}[^\n]*", error.message)
-        if not found:
+        message = re.search(rf"{_MARK}[^\n]*", error.message)
+        if not message:
             raise
-        raise UserError(found[0]) from None
+        raise UserError(message[0]) from None
 
 
-@cache
-def blank() -> bytes:
-    """An encoded picture that stands where there is none."""
-    return tf.io.encode_png(tf.fill([1, 1, 3], tf.constant(127, tf.uint8))).numpy()
+def call_numpy(
+    function: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+    argument: tf.Tensor,
+    spec: Mapping[str, tf.TensorSpec],
+) -> dict[str, tf.Tensor]:
+    """Calls a numpy function within the graph; names its outputs and sets their static shapes."""
+    outputs = tf.numpy_function(function, [argument], [s.dtype for s in spec.values()])
+    return {
+        name: tf.ensure_shape(output, spec[name].shape)
+        for name, output in zip(spec, outputs, strict=True)
+    }
+
+
+def keep_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Keeps the order of a data set's elements, and all of them on each host."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # Hosts take their own slices by position; nothing else may split the data.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)

@@ -1,7 +1,7 @@
-"""Which domain how often: the samplers of the UnED benchmark and their relatives."""
+"""Domain samplers: those of the UnED benchmark, temperature sampling and explicit weights."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from universal_embedding.errors import UserError
@@ -22,35 +22,36 @@ SPECIALIST_STEPS = {
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """Shares of the domains, and whether they come in turn or in random order.
+class DomainSampling:
+    """Weights of the domains and the order in which they are sampled.
 
     Attributes:
-        weights: Share of each domain, >= 0, sum 1, in the order of the records.
-        in_turn: One domain after the other (equal weights) instead of at random.
+        weights: Weight of each domain, >= 0, sum 1, in the order of the records.
+        round_robin: Whether the domains alternate in a fixed order instead of at random.
     """
 
     weights: tuple[float, ...]
-    in_turn: bool = False
+    round_robin: bool = False
 
 
-def sampler(
-    name: str | Mapping[str, float], pictures: Mapping[str, int], temperature: float = 0.5
-) -> Sampler:
-    """Builds a sampler from its name.
+def make_domain_weights(
+    name: str | Mapping[str, float], sizes: Mapping[str, int], temperature: float = 0.5
+) -> DomainSampling:
+    """Makes the domain weights of a named sampler.
 
     Args:
-        name: `dataset_size` (p ~ number of pictures), `balanced` (equal, at random),
-            `round_robin` (equal, in turn), `specialist_steps` (UnED's numbers of steps),
-            `temperature` (p ~ pictures ** temperature), or explicit weights by domain (0 leaves a
-            domain out; they need not sum to 1).
-        pictures: Number of training pictures of each domain, in the order of the records.
+        name: `dataset_size` (p ~ number of images), `balanced` (equal, at random), `round_robin`
+            (equal, in a fixed order), `specialist_steps` (UnED's numbers of steps), `temperature`
+            (p ~ images ** temperature), or explicit weights by domain (0 leaves a domain out; they
+            need not sum to 1).
+        sizes: Number of training images by domain, in the order of the records.
         temperature: Exponent of the sampler `temperature`: 1 is `dataset_size`, 0 is `balanced`.
 
     Raises:
-        UserError: for an unknown name, weights that do not fit the domains, or negative ones.
+        UserError: the name is unknown, or explicit weights are negative, not finite, all zero or
+            not one for each domain.
     """
-    domains = list(pictures)
+    domains = list(sizes)
     if not isinstance(name, str):
         if set(name) != set(domains):
             raise UserError(
@@ -59,11 +60,11 @@ def sampler(
             )
         weights = [name[d] for d in domains]
     elif name == "dataset_size":
-        weights = [pictures[d] for d in domains]
+        weights = [sizes[d] for d in domains]
     elif name in ("balanced", "round_robin"):
         weights = [1.0] * len(domains)
     elif name == "temperature":
-        weights = [pictures[d] ** temperature for d in domains]
+        weights = [sizes[d] ** temperature for d in domains]
     elif name == "specialist_steps":
         unknown = [d for d in domains if d not in SPECIALIST_STEPS]
         if unknown:
@@ -74,13 +75,17 @@ def sampler(
         weights = [SPECIALIST_STEPS[d] for d in domains]
     else:
         raise UserError(f"sampler {name!r} is unknown; use one of {SAMPLERS} or explicit weights")
-    return Sampler(normalise(weights), in_turn=name == "round_robin")
+    return DomainSampling(normalize_weights(weights), round_robin=name == "round_robin")
 
 
-def normalise(weights: list[float]) -> tuple[float, ...]:
-    """Weights with sum 1; UserError if one is negative or not finite, or all are 0."""
+def normalize_weights(weights: Sequence[float]) -> tuple[float, ...]:
+    """Divides weights by their sum.
+
+    Raises:
+        UserError: a weight is negative or not finite, or all are 0.
+    """
     if not all(math.isfinite(w) and w >= 0 for w in weights) or sum(weights) <= 0:
         raise UserError(
-            f"sampler weights {list(weights)} must be finite and >= 0, and one of them above 0"
+            f"sampler weights {list(weights)} must be finite and >= 0, with at least one above 0"
         )
     return tuple(float(w) / sum(weights) for w in weights)
