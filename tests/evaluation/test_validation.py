@@ -1,0 +1,64 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.helpers.fake_records import make_domains
+from universal_embedding.evaluation.embed import QueryIndexRecords, from_model
+from universal_embedding.evaluation.evaluate import EvaluationConfig, evaluate_source, make_report
+from universal_embedding.evaluation.validation import Validation
+from universal_embedding.models.backbones import load_backbone
+from universal_embedding.models.embedding_model import EmbeddingModel
+
+
+@pytest.fixture(scope="module")
+def eval_sets():
+    records = make_domains({"a": 12, "b": 9, "c": 6}, num_classes=3)
+    return {
+        "a": QueryIndexRecords(records["a"], None),
+        "b": QueryIndexRecords(records["b"], records["c"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def model():
+    tf.keras.utils.set_random_seed(0)
+    return EmbeddingModel(load_backbone("small", 32), embedding_dim=8, image_size=32)
+
+
+def test_validation_scores_equal_those_of_evaluate_source(eval_sets, model):
+    protocols, metrics = ("merged", "separate"), ("r_at_1", "map_at_r")
+    validation = Validation(eval_sets, protocols, metrics, batch_size=5)
+    scores = validation(model, tf.distribute.get_strategy())
+    config = EvaluationConfig(protocols, metrics, bootstrap_samples=0)
+    result = evaluate_source(from_model("x", model, batch_size=5), eval_sets, config)
+    report = make_report([result], config)
+    assert scores == {
+        f"{protocol}/{domain}/{metric}": report[protocol][domain][metric]
+        for protocol in protocols
+        for domain in ("a", "b", "mean")
+        for metric in metrics
+    }
+    assert validation(model, tf.distribute.get_strategy()) == scores
+    assert validation.images() == {}
+
+
+def test_validation_images_are_drawn_from_the_first_protocol(eval_sets, model):
+    def draw(domains, result, sets, num_examples):
+        assert sets is eval_sets and num_examples == 2
+        assert result.domains["a"].neighbors.shape == (len(domains["a"].query), 5)
+        return {key: np.zeros((2, 3, 3), np.uint8) for key in domains}
+
+    validation = Validation(eval_sets, num_examples=2, draw=draw)
+    assert validation.images() == {}
+    scores = validation(model, tf.distribute.get_strategy())
+    assert 0 <= scores["merged/mean/r_at_1"] <= 1
+    assert validation.images().keys() == {"a", "b"}
+    without = Validation(eval_sets, num_examples=0, draw=draw)
+    without(model, tf.distribute.get_strategy())
+    assert without.images() == {}
+
+
+def test_metric_without_a_value_is_left_out(model):
+    (records,) = make_domains({"a": 2}, num_classes=2).values()
+    validation = Validation({"a": QueryIndexRecords(records, None)})
+    assert validation(model, tf.distribute.get_strategy()) == {}

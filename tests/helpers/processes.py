@@ -1,0 +1,51 @@
+"""Starts the project's programs as a user does: each in its own process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def start(*arguments, **environment):
+    """Starts `python ARGUMENTS` on one CPU device; stdout and stderr are text pipes.
+
+    Use `start("-m", "universal_embedding", "train", "--config=...")` for the console script.
+    """
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        **environment,
+    }
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process, seconds=300):
+    """Exit code, stdout and stderr; kills a process that hangs."""
+    try:
+        out, err = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        out, err = process.communicate()
+        raise AssertionError(f"still running after {seconds} s:\n{out}\n{err}") from None
+    return process.returncode, out, err
+
+
+def run(*arguments, **environment):
+    """Runs `python ARGUMENTS` to its end; exit code, stdout and stderr."""
+    return finish(start(*arguments, **environment))
+
+
+def run_cli(verb, *arguments, **environment):
+    """Runs `universal-embedding VERB ARGUMENTS` to its end; exit code, stdout and stderr."""
+    return run("-m", "universal_embedding", verb, *arguments, **environment)

@@ -1,0 +1,1 @@
+"""Retrieval evaluation: embedding sources, protocols, metrics and their statistics."""

@@ -1,0 +1,88 @@
+"""Evaluation of a model during training."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from universal_embedding.evaluation.embed import (
+    EmbeddingSource,
+    QueryIndexRecords,
+    embed_eval_sets,
+    from_model,
+)
+from universal_embedding.evaluation.embeddings import DomainEmbeddings
+from universal_embedding.evaluation.metrics import DEFAULT_METRICS
+from universal_embedding.evaluation.protocol import ProtocolResult, run_protocol
+from universal_embedding.evaluation.statistics import summarize
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+    from universal_embedding.models.embedding_model import EmbeddingModel
+
+DrawExamples = Callable[
+    [Mapping[str, DomainEmbeddings], ProtocolResult, Mapping[str, QueryIndexRecords], int],
+    dict[str, np.ndarray],
+]
+
+
+class Validation:
+    """Scores a model on the queries of evaluation sets; called whenever training evaluates.
+
+    Args:
+        eval_sets: Queries and index by domain; see `open_eval_sets`.
+        protocols: `merged`, `separate` or both.
+        metrics: Names; see `metrics.Metric`.
+        batch_size: Images embedded at once.
+        num_examples: Queries per domain that `images` shows; 0 for none.
+        draw: Draws examples: `(domains, result, eval_sets, num_examples)` -> `[H, W, 3]` uint8 by
+            domain, from the first protocol's result; None for none. See `reporting.montage`.
+    """
+
+    def __init__(
+        self,
+        eval_sets: Mapping[str, QueryIndexRecords],
+        protocols: Sequence[str] = ("merged",),
+        metrics: Sequence[str] = DEFAULT_METRICS,
+        batch_size: int = 64,
+        num_examples: int = 6,
+        draw: DrawExamples | None = None,
+    ) -> None:
+        self._eval_sets = eval_sets
+        self._protocols, self._metrics = protocols, metrics
+        self._batch_size = batch_size
+        self._num_examples, self._draw = num_examples, draw
+        self._images: dict[str, np.ndarray] = {}
+        self._source: EmbeddingSource | None = None  # its compiled function serves every call
+
+    def __call__(
+        self, model: "EmbeddingModel", strategy: "tf.distribute.Strategy"
+    ) -> dict[str, float]:
+        """Evaluates the model on all replicas of `strategy`.
+
+        Every call must get the same model; its weights may have changed.
+
+        Returns:
+            `<protocol>/<domain or mean>/<metric>` -> score, without those that are None.
+        """
+        if self._source is None:
+            self._source = from_model("validation", model, self._batch_size, strategy)
+        domains = embed_eval_sets(self._source, self._eval_sets)
+        results = {
+            protocol: run_protocol(domains, protocol, self._metrics) for protocol in self._protocols
+        }
+        if self._draw is not None and self._num_examples:
+            first = results[self._protocols[0]]
+            self._images = self._draw(domains, first, self._eval_sets, self._num_examples)
+        return {
+            f"{protocol}/{domain}/{metric}": scores[metric]
+            for protocol, result in results.items()
+            for domain, scores in summarize(result).items()
+            for metric in self._metrics
+            if scores[metric] is not None
+        }
+
+    def images(self) -> dict[str, np.ndarray]:
+        """Returns `[H, W, 3]` uint8 by domain: the images that `draw` made last."""
+        return self._images

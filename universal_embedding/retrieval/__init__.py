@@ -1,1 +1,0 @@
-"""Neighbours, metrics, protocols and reports."""

@@ -1,0 +1,1 @@
+"""Nearest-neighbor search: exact and approximate."""
