@@ -1,4 +1,4 @@
-"""The gallery as a web page and a JSON endpoint; page/api.txt describes the latter."""
+"""Serves an index as a web page and a JSON API, which page/api.txt describes."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -15,9 +15,9 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from universal_embedding.app.image_index import ImageIndex
+from universal_embedding.app.pages import Handlers, ServerLimits
 from universal_embedding.errors import UserError
-from universal_embedding.gallery.pages import Limits, Pages
-from universal_embedding.gallery.search import Gallery
 
 PAGE = Path(__file__).parent / "page"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -31,25 +31,25 @@ HEADERS = {
 }
 
 
-def application(
-    gallery: Gallery, limits: Limits, max_distance: float | None, hosts: tuple[str, ...]
+def make_app(
+    index: ImageIndex, limits: ServerLimits, max_distance: float | None, hosts: tuple[str, ...]
 ) -> Starlette:
-    """The web application.
+    """Makes the web application.
 
     Args:
-        gallery: What is searched.
-        limits: What a visitor may cost.
-        max_distance: Matches farther away are left out, unless a search names another distance.
-        hosts: Names under which it answers (against DNS rebinding); `("*",)` for any.
+        index: The index to search.
+        limits: Per-request resource limits.
+        max_distance: Matches farther than this are left out, unless a request sets its own.
+        hosts: Host names that it answers to (against DNS rebinding); `("*",)` for any.
     """
-    pages = Pages(gallery, limits, max_distance)
+    handlers = Handlers(index, limits, max_distance)
     routes = [
-        Route("/", _file("index.html")),
-        *(Route(f"/{name}", _file(name)) for name in ("app.js", "crop.js", "style.css")),
-        Route("/api", _file("api.txt")),
-        Route("/api/gallery", pages.overview),
-        Route("/api/search", pages.search, methods=["GET", "POST"]),
-        Route("/pictures/{number:int}", pages.picture),
+        Route("/", _send_file("index.html")),
+        *(Route(f"/{name}", _send_file(name)) for name in ("app.js", "crop.js", "style.css")),
+        Route("/api", _send_file("api.txt")),
+        Route("/api/index", handlers.overview),
+        Route("/api/search", handlers.search, methods=["GET", "POST"]),
+        Route("/images/{index:int}", handlers.image),
     ]
     return Starlette(
         routes=routes,
@@ -57,27 +57,27 @@ def application(
             Middleware(_SafeHeaders),
             Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
         ],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        exception_handlers={HTTPException: _on_http_error, Exception: _on_error},
     )
 
 
 def serve(
-    gallery: Gallery, host: str, port: int, limits: Limits, max_distance: float | None
+    index: ImageIndex, host: str, port: int, limits: ServerLimits, max_distance: float | None
 ) -> None:
     """Serves until interrupted."""
     local = host in LOOPBACK
     if not local:
-        logging.warning("listening on %s: everyone who reaches it sees the gallery", host)
-    app = application(gallery, limits, max_distance, (*LOOPBACK, "[::1]") if local else ("*",))
+        logging.warning("listening on %s: everyone who can reach it sees the images", host)
+    app = make_app(index, limits, max_distance, (*LOOPBACK, "[::1]") if local else ("*",))
     config = uvicorn.Config(app, host, port, log_level="warning", server_header=False, backlog=512)
     server = uvicorn.Server(config)
     try:
-        listening = config.bind_socket()
+        socket = config.bind_socket()
     except SystemExit:
-        raise UserError(f"--port={port} of {host} is in use: name another") from None
-    at = f"[{host}]" if ":" in host else host
-    print(f"{len(gallery.index)} pictures at http://{at}:{listening.getsockname()[1]}", flush=True)
-    server.run(sockets=[listening])
+        raise UserError(f"--port={port} of {host} is in use; choose another") from None
+    name = f"[{host}]" if ":" in host else host
+    print(f"{len(index)} images at http://{name}:{socket.getsockname()[1]}", flush=True)
+    server.run(sockets=[socket])
 
 
 class _SafeHeaders:
@@ -93,7 +93,7 @@ class _SafeHeaders:
         await self.app(scope, receive, send_safely)
 
 
-def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
+def _send_file(name: str) -> Callable[[Request], Awaitable[Response]]:
     async def get(request: Request) -> Response:
         del request
         return FileResponse(PAGE / name, headers={"cache-control": "no-cache"})
@@ -101,12 +101,12 @@ def _file(name: str) -> Callable[[Request], Awaitable[Response]]:
     return get
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _on_http_error(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, error.status_code)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    del request, error  # uvicorn writes it to the log; the visitor learns nothing of it
-    return JSONResponse({"error": "something went wrong here; try again"}, 500, HEADERS)
+async def _on_error(request: Request, error: Exception) -> Response:
+    del request, error  # uvicorn writes it to the log; the client learns nothing
+    return JSONResponse({"error": "internal error; try again"}, 500, HEADERS)

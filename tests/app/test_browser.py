@@ -7,6 +7,8 @@ import time
 import pytest
 from PIL import Image
 
+from tests.helpers.image_folder import draw_color
+
 selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
@@ -35,11 +37,11 @@ def browser(tmp_path_factory):
 
 
 class Page:
-    """What a person sees and does."""
+    """The page as a user sees and operates it."""
 
-    def __init__(self, browser, address):
+    def __init__(self, browser, url):
         self.browser = browser
-        browser.get(address)
+        browser.get(url)
 
     def one(self, selector):
         return self.browser.find_element(By.CSS_SELECTOR, selector)
@@ -47,14 +49,14 @@ class Page:
     def until(self, condition):
         return WebDriverWait(self.browser, 10, 0.02).until(lambda _: condition())
 
-    def run(self, script, *given):
-        return self.browser.execute_script(script, *given)
+    def run(self, script, *arguments):
+        return self.browser.execute_script(script, *arguments)
 
     def settled(self, words):
         """Waits for an answer with these words in the status or the error."""
         self.until(
             lambda: (
-                self.one("#found").get_attribute("aria-busy") == "false"
+                self.one("#results").get_attribute("aria-busy") == "false"
                 and words in self.one("#status").text + self.one("#error").text
             )
         )
@@ -80,18 +82,18 @@ class Page:
 
 
 @pytest.fixture
-def page(browser, running):
+def page(browser, url):
     browser.set_window_size(1280, 900)
-    return Page(browser, running).settled("Choose one")
+    return Page(browser, url).settled("Choose one")
 
 
 @pytest.fixture
-def file(tmp_path, picture):
-    picture("red", 99).save(tmp_path / "mine.png")
+def file(tmp_path):
+    draw_color("red", 99).save(tmp_path / "mine.png")
     return tmp_path / "mine.png"
 
 
-def test_upload_click_through_and_back(page, file, gallery):
+def test_upload_click_through_and_back(page, file, index):
     assert len(page.names) == 12
     page.shot("start")
     page.one("#file").send_keys(str(file))
@@ -106,16 +108,16 @@ def test_upload_click_through_and_back(page, file, gallery):
     page.shot("results")
 
     chosen = page.one("#matches li:nth-child(6) button")
-    number, name = int(chosen.get_attribute("data-picture")), first[5]
+    number, name = int(chosen.get_attribute("data-image")), first[5]
     chosen.send_keys(Keys.ENTER)  # by keyboard
     page.until(lambda: page.one("#query-name").text == name)
     page.settled("10 matches")
-    assert page.names == [m.name for m in gallery.nearest(number, 10)]
-    assert page.browser.current_url.endswith(f"?picture={number}")
+    assert page.names == [m.name for m in index.search(number, 10)]
+    assert page.browser.current_url.endswith(f"?image={number}")
     page.browser.back()
     page.until(lambda: page.names == first)
-    page.browser.get(page.browser.current_url.split("?")[0] + f"?picture={number}")  # a link
-    page.until(lambda: page.names == [m.name for m in gallery.nearest(number, 10)])
+    page.browser.get(page.browser.current_url.split("?")[0] + f"?image={number}")  # a link
+    page.until(lambda: page.names == [m.name for m in index.search(number, 10)])
 
 
 def test_category_number_and_threshold(page, file):
@@ -129,14 +131,14 @@ def test_category_number_and_threshold(page, file):
     page.choose("#k", "5")
     page.settled("5 matches")
     page.choose("#max", "0.001")
-    page.settled("Nothing in the gallery is that near")
+    page.settled("No image within this distance")
     assert page.names == []
 
 
-def test_no_picture_says_so_and_the_next_one_works(page, file, tmp_path):
-    (tmp_path / "no.jpg").write_text("no picture")
+def test_a_corrupt_upload_shows_an_error_and_the_next_one_works(page, file, tmp_path):
+    (tmp_path / "no.jpg").write_text("not an image")
     page.one("#file").send_keys(str(tmp_path / "no.jpg"))
-    page.settled("This is no picture that can be read")
+    page.settled("Cannot decode image")
     assert page.one("#error").is_displayed() and page.names == []
     page.shot("error")
     (tmp_path / "large.jpg").write_bytes(bytes(2 << 20))
@@ -167,10 +169,10 @@ def test_drop_and_paste(page, kind):
     assert page.names[0].startswith("blue/")
 
 
-def test_crop_by_keyboard_and_by_mouse(page, tmp_path, picture):
+def test_crop_by_keyboard_and_by_mouse(page, tmp_path):
     both = Image.new("RGB", (400, 200))
-    both.paste(picture("red", 1).resize((200, 200)), (0, 0))
-    both.paste(picture("blue", 1).resize((200, 200)), (200, 0))
+    both.paste(draw_color("red", 1).resize((200, 200)), (0, 0))
+    both.paste(draw_color("blue", 1).resize((200, 200)), (200, 0))
     both.save(tmp_path / "both.png")
     page.one("#file").send_keys(str(tmp_path / "both.png"))
     page.settled("10 matches")
@@ -190,7 +192,7 @@ def test_crop_by_keyboard_and_by_mouse(page, tmp_path, picture):
     assert not page.one("#box").is_displayed()
 
 
-def test_a_phones_width(page, file):
+def test_page_fits_a_phone(page, file):
     page.browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
         {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
@@ -204,21 +206,21 @@ def test_a_phones_width(page, file):
         assert page.one("label.touch").is_displayed()  # takes a photo
         assert page.one("#camera").get_attribute("capture") == "environment"
         page.shot("phone")
-        page.run("document.getElementById('found').scrollIntoView()")
+        page.run("document.getElementById('results').scrollIntoView()")
         page.shot("phone-results")
     finally:
         page.browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
 
 
-def test_nothing_comes_from_elsewhere_and_all_is_labelled(page, file, running):
+def test_page_loads_only_from_its_server_and_labels_all_controls(page, file, url):
     page.one("#file").send_keys(str(file))
     page.settled("10 matches")
     loaded = page.run("return performance.getEntriesByType('resource').map(e => e.name)")
-    assert loaded and all(u.startswith((running, "blob:", "data:")) for u in loaded)
+    assert loaded and all(u.startswith((url, "blob:", "data:")) for u in loaded)
     unnamed = """return [...document.querySelectorAll('button, input, select')].filter(n =>
         !n.textContent.trim() && !n.labels?.length && !n.title).length"""
     assert page.run(unnamed) == 0
-    # refusals of other tests stand there as "network"
+    # refusals of other tests are logged as "network"
     log = [e for e in page.browser.get_log("browser") if e["source"] != "network"]
     assert not log

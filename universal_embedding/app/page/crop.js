@@ -1,4 +1,4 @@
-// The rectangle on the picture: by mouse, finger or arrow keys. In fractions of width and height.
+// The crop rectangle, set by mouse, touch or arrow keys, in fractions of width and height.
 const SMALLEST = 0.05, STEP = 0.04;
 
 export class Crop {

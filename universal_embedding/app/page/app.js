@@ -1,15 +1,15 @@
 import { Crop } from "./crop.js";
 
 const $ = (id) => document.getElementById(id);
-const queries = []; // what this visit searched with: { file } or { picture }
+const queries = []; // searches of this visit: { file } or { image }
 let query = null, latest = 0, about = null, preview = null;
 
 const crop = new Crop($("box"), $("stage"), search);
 
-async function ask(address, options) {
+async function fetchJson(url, options) {
   let answer;
   try {
-    answer = await fetch(address, options);
+    answer = await fetch(url, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Error("The server does not answer. Is it still running?");
@@ -21,60 +21,60 @@ async function ask(address, options) {
 }
 
 function parameters() {
-  const wishes = new URLSearchParams({ k: $("k").value, distance: $("distance").value });
-  if ($("category").value) wishes.set("category", $("category").value === " " ? "" : $("category").value);
-  if ($("max").value) wishes.set("max_distance", $("max").value);
-  else if (about.max_distance !== null) wishes.set("max_distance", 2); // the largest there is
-  if (crop.area) wishes.set("crop", crop.area.map((side) => side.toFixed(4)).join());
-  if (query?.picture !== undefined) wishes.set("picture", query.picture);
-  return wishes;
+  const params = new URLSearchParams({ k: $("k").value, metric: $("metric").value });
+  if ($("category").value) params.set("category", $("category").value === " " ? "" : $("category").value);
+  if ($("max").value) params.set("max_distance", $("max").value);
+  else if (about.max_distance !== null) params.set("max_distance", 2); // the largest possible
+  if (crop.area) params.set("crop", crop.area.map((side) => side.toFixed(4)).join());
+  if (query?.image !== undefined) params.set("image", query.image);
+  return params;
 }
 
 let abort = new AbortController();
 async function search() {
   abort.abort();
   abort = new AbortController();
-  const turn = ++latest; // an answer that was overtaken is not shown
+  const id = ++latest; // an answer that a newer search overtook is not shown
   busy(true);
   try {
     const { signal } = abort;
     if (!query) {
-      const wishes = parameters();
-      const only = wishes.has("category") ? `?category=${encodeURIComponent(wishes.get("category"))}` : "";
-      const gallery = await ask(`api/gallery${only}`, { signal });
-      if (turn !== latest) return;
-      show(gallery.examples, "In the gallery", "Choose one to search from it");
+      const params = parameters();
+      const only = params.has("category") ? `?category=${encodeURIComponent(params.get("category"))}` : "";
+      const overview = await fetchJson(`api/index${only}`, { signal });
+      if (id !== latest) return;
+      show(overview.examples, "In the index", "Choose one to search from it");
       return;
     }
     if (query.file && query.file.size > about.max_upload_bytes)
       throw new Error(`This file is larger than ${about.max_upload_bytes >> 20} MB`);
     const options = query.file ? { method: "POST", body: query.file, signal } : { signal };
-    const found = await ask(`api/search?${parameters()}`, options);
-    if (turn !== latest) return;
-    if (found.query) $("query-name").textContent = found.query.name;
-    const count = found.matches.length;
-    const words = count ? `${count} ${count === 1 ? "match" : "matches"} in ${Math.round(found.milliseconds)} ms`
-      : "Nothing in the gallery is that near";
-    show(found.matches, "Nearest matches", words);
+    const answer = await fetchJson(`api/search?${parameters()}`, options);
+    if (id !== latest) return;
+    if (answer.query) $("query-name").textContent = answer.query.name;
+    const count = answer.matches.length;
+    const words = count ? `${count} ${count === 1 ? "match" : "matches"} in ${Math.round(answer.milliseconds)} ms`
+      : "No image within this distance";
+    show(answer.matches, "Nearest matches", words);
   } catch (error) {
-    if (turn !== latest || error.name === "AbortError") return;
-    show([], query ? "Nearest matches" : "In the gallery", "");
+    if (id !== latest || error.name === "AbortError") return;
+    show([], query ? "Nearest matches" : "In the index", "");
     $("error").textContent = error.message;
     $("error").hidden = false;
   } finally {
-    if (turn === latest) busy(false);
+    if (id === latest) busy(false);
   }
 }
 
 function busy(yes) {
-  $("found").setAttribute("aria-busy", yes);
+  $("results").setAttribute("aria-busy", yes);
   if (!yes) return;
   $("error").hidden = true;
   $("status").textContent = query ? "Searching …" : "Loading …";
 }
 
 function show(matches, title, words) {
-  $("found-title").textContent = title;
+  $("results-title").textContent = title;
   $("status").textContent = words;
   $("matches").replaceChildren(...matches.map(card));
 }
@@ -88,32 +88,32 @@ function card(match) {
   const file = match.category ? match.name.slice(match.category.length + 1) : match.name;
   const words = make("span", { className: "words" }, make("b", { textContent: match.category || file }));
   if (match.distance !== undefined)
-    words.append(make("data", { value: match.distance, textContent: match.distance.toFixed(3), title: "distance" }));
+    words.append(make("data", { value: match.distance, textContent: match.distance.toFixed(3), title: "metric" }));
   words.append(make("small", { textContent: match.category ? file : "\u00a0", title: match.name }));
   const image = make("img", { src: `${match.url.slice(1)}?size=thumbnail`, alt: "", loading: "lazy" });
   const button = make("button", { type: "button", title: `Search from ${match.name}` }, image, words);
-  button.dataset.picture = match.picture;
-  button.addEventListener("click", () => ask_with({ picture: match.picture }));
+  button.dataset.image = match.image;
+  button.addEventListener("click", () => startSearch({ image: match.image }));
   return make("li", {}, button);
 }
 
-function ask_with(next) {
+function startSearch(next) {
   queries.push(next);
-  const address = next.picture === undefined ? location.pathname : `?picture=${next.picture}`;
-  history.pushState({ turn: queries.length - 1 }, "", address);
-  take(next);
+  const address = next.image === undefined ? location.pathname : `?image=${next.image}`;
+  history.pushState({ position: queries.length - 1 }, "", address);
+  showQuery(next);
   if (matchMedia("(max-width: 760px)").matches) $("query").scrollIntoView();
-  else scrollTo(0, 0); // the nearest stand at the top
+  else scrollTo(0, 0); // the nearest matches are at the top
 }
 
-function take(next) {
+function showQuery(next) {
   query = next;
   crop.hide();
   $("crop").setAttribute("aria-pressed", false);
   if (preview) URL.revokeObjectURL(preview);
   preview = query?.file ? URL.createObjectURL(query.file) : null;
-  if (query) $("preview").src = preview ?? `pictures/${query.picture}`;
-  $("preview").alt = query?.file ? `Your picture ${query.file.name}` : "Picture of the gallery";
+  if (query) $("preview").src = preview ?? `images/${query.image}`;
+  $("preview").alt = query?.file ? `Your image ${query.file.name}` : "Image of the index";
   $("query-name").textContent = query?.file?.name ?? "";
   for (const id of ["stage", "crop"]) $(id).hidden = !query;
   $("empty").hidden = Boolean(query);
@@ -135,38 +135,38 @@ for (const id of ["file", "camera"])
   $(id).addEventListener("change", (event) => {
     const [file] = event.target.files;
     event.target.value = ""; // the same file may be chosen again
-    if (file) ask_with({ file });
+    if (file) startSearch({ file });
   });
-const given = (data) => [...(data?.files ?? [])][0];
+const firstFile = (data) => [...(data?.files ?? [])][0];
 document.addEventListener("paste", (event) => {
-  const file = given(event.clipboardData);
-  if (file) ask_with({ file });
+  const file = firstFile(event.clipboardData);
+  if (file) startSearch({ file });
 });
 for (const kind of ["dragover", "dragleave", "drop"])
   document.addEventListener(kind, (event) => {
     event.preventDefault();
     document.body.classList.toggle("over", kind === "dragover");
-    const file = kind === "drop" && given(event.dataTransfer);
-    if (file) ask_with({ file });
+    const file = kind === "drop" && firstFile(event.dataTransfer);
+    if (file) startSearch({ file });
   });
-$("wishes").addEventListener("submit", (event) => event.preventDefault());
-$("wishes").addEventListener("change", search);
+$("params").addEventListener("submit", (event) => event.preventDefault());
+$("params").addEventListener("change", search);
 const linked = () => {
-  const picture = new URLSearchParams(location.search).get("picture");
-  return picture === null ? null : { picture };
+  const image = new URLSearchParams(location.search).get("image");
+  return image === null ? null : { image };
 };
-addEventListener("popstate", (event) => take(queries[event.state?.turn] ?? linked()));
+addEventListener("popstate", (event) => showQuery(queries[event.state?.position] ?? linked()));
 
 try {
-  about = await ask("api/gallery");
-  document.title = `${about.gallery} – picture search`;
+  about = await fetchJson("api/index");
+  document.title = `${about.name} – image search`;
   const names = Object.keys(about.categories);
   const counted = names.length === 1 ? "1 category" : `${names.length} categories`;
-  $("about").textContent = `${about.pictures.toLocaleString("en")} pictures in ${counted} of “${about.gallery}”`;
+  $("about").textContent = `${about.num_images.toLocaleString("en")} images in ${counted} of “${about.name}”`;
   for (const name of names)
     $("category").append(new Option(`${name || "(none)"} (${about.categories[name]})`, name || " "));
   if (about.max_distance !== null) $("max").value = about.max_distance;
-  take(linked());
+  showQuery(linked());
 } catch (error) {
   $("error").textContent = error.message;
   $("error").hidden = false;

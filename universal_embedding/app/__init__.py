@@ -1,0 +1,1 @@
+"""Search your own images: an index of a folder, its evaluation, and a web page."""

@@ -1,0 +1,102 @@
+"""Montages of matches: a query with its hits, or the failures of an evaluation, as one image."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from universal_embedding.app.image_index import ImageIndex, SearchHit
+from universal_embedding.app.leave_one_out import QueryResult
+from universal_embedding.datasets.image_files import read_image
+from universal_embedding.errors import UserError
+
+TILE, GAP, TEXT, FRAME = 180, 12, 44, 4  # pixels
+PAPER, INK, GRAY = "#ffffff", "#1b1f24", "#5b6470"
+QUERY, RIGHT, WRONG = "#2f5fd0", "#1a7f4b", "#c2352b"
+COLUMNS = 5
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One image of a montage, the color of its frame and the two lines under it."""
+
+    path: Path
+    color: str
+    title: str
+    note: str
+
+
+def query_montage(index: ImageIndex, query: Path, hits: Sequence[SearchHit]) -> Image.Image:
+    """Draws a query, then its hits in rows of five."""
+    tiles = [_hit_tile(index, hit, GRAY) for hit in hits]
+    rows = [tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)] or [[]]
+    first = Tile(query, QUERY, "query", query.name)
+    return _draw([[first, *rows[0]], *([None, *row] for row in rows[1:])])
+
+
+def failure_montage(index: ImageIndex, failures: Sequence[QueryResult]) -> Image.Image:
+    """Draws one row per failure: the image, then its neighbors framed right or wrong."""
+    rows = []
+    for failure in failures:
+        path = index.files.images_dir / index.names[failure.index]
+        row = [Tile(path, QUERY, failure.category or "-", path.name)]
+        for hit in failure.hits:
+            color = RIGHT if hit.category == failure.category else WRONG
+            row.append(_hit_tile(index, hit, color))
+        rows.append(row)
+    return _draw(rows)
+
+
+def save_montage(montage: Image.Image, path: Path) -> None:
+    """Writes a montage; the suffix names the format.
+
+    Raises:
+        UserError: The path or the format cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        montage.save(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--montage={path} cannot be written ({error}); name a .png file") from None
+
+
+def _hit_tile(index: ImageIndex, hit: SearchHit, color: str) -> Tile:
+    path = index.files.images_dir / hit.name
+    return Tile(path, color, hit.category or "-", f"{hit.distance:.3f}  {path.name}")
+
+
+def _draw(rows: Sequence[Sequence[Tile | None]]) -> Image.Image:
+    columns = max(len(row) for row in rows)
+    step = TILE + GAP, TILE + TEXT + GAP
+    montage = Image.new("RGB", (GAP + columns * step[0], GAP + len(rows) * step[1]), PAPER)
+    draw = ImageDraw.Draw(montage)
+    bold, plain = ImageFont.load_default(15), ImageFont.load_default(12)
+    for y, row in enumerate(rows):
+        for x, tile in enumerate(row):
+            if tile is None:
+                continue
+            left, top = GAP + x * step[0], GAP + y * step[1]
+            framed = ImageOps.expand(_thumbnail(tile.path), FRAME, tile.color)
+            montage.paste(framed, (left + (TILE - framed.width) // 2, top + TILE - framed.height))
+            draw.text((left, top + TILE + 4), _fit(tile.title, bold), tile.color, bold)
+            draw.text((left, top + TILE + 24), _fit(tile.note, plain), INK, plain)
+    return montage
+
+
+def _thumbnail(path: Path) -> Image.Image:
+    side = TILE - 2 * FRAME
+    try:
+        pixels = read_image(path)
+    except UserError:  # gone since it was indexed
+        pixels = np.full((side, side, 3), 220, np.uint8)
+    return ImageOps.contain(Image.fromarray(pixels), (side, side))
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    if font.getlength(text) <= TILE:
+        return text
+    while text and font.getlength(text + "...") > TILE:
+        text = text[:-1]
+    return text + "..."

@@ -1,0 +1,172 @@
+"""Brings an index up to date with its folder, embedding only what is new or changed."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from universal_embedding.app.image_index import ImageEncoder, ImageIndex
+from universal_embedding.app.index_files import IndexFiles, Stamp
+from universal_embedding.datasets.image_files import MAX_PIXELS, list_image_files, read_image
+from universal_embedding.errors import UserError
+
+SAVE_SECONDS = 60
+NUM_READERS = 4
+
+
+@dataclass
+class IndexUpdate:
+    """Counts of images in an update."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    other_files: int = 0
+
+
+def update_index(
+    directory: Path, images_dir: Path, model: ImageEncoder, batch_size: int = 32
+) -> tuple[ImageIndex, IndexUpdate]:
+    """Makes the index at `directory`, or brings it up to date with `images_dir`, and saves it.
+
+    The work is saved every minute, so that an interrupted call resumes where it was.
+
+    Args:
+        directory: The index, which may not exist yet.
+        images_dir: The folder of the images.
+        model: Embeds them.
+        batch_size: Images per batch.
+
+    Raises:
+        UserError: The index was made by another model, something else is at `directory`, the
+            folder holds no images, or none of them can be read.
+    """
+    files = IndexFiles.empty(images_dir, model)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        older = IndexFiles.read(directory)
+        older.check_model(model.fingerprint, model.name)
+        files = dataclasses.replace(
+            files, names=older.names, stamps=older.stamps, embeddings=older.embeddings
+        )
+    index = ImageIndex(files, model)
+    update = index.update(batch_size, save_to=directory)
+    index.save(directory)
+    return index, update
+
+
+def update_files(
+    files: IndexFiles, model: ImageEncoder, batch_size: int = 32, save_to: Path | None = None
+) -> tuple[IndexFiles, IndexUpdate]:
+    """Embeds what is new or changed in the folder and drops what is gone.
+
+    Raises:
+        UserError: The folder holds no images, or none that can be read.
+    """
+    names, other_files = list_image_files(files.images_dir)
+    if not names:
+        raise UserError(f"{files.images_dir} holds no images ({other_files} other files)")
+    stamps = {name: _read_stamp(files.images_dir / name) for name in names}
+    known = dict(zip(files.names, files.stamps, strict=True))
+    outdated = {name for name, stamp in known.items() if stamps.get(name) != stamp}
+    todo = [name for name in names if name not in known or name in outdated]
+    current, corrupt = embed_named(
+        dataclasses.replace(files.without(outdated), corrupt={}), model, todo, batch_size, save_to
+    )
+    current = dataclasses.replace(current, corrupt=corrupt)
+    if not current.names:
+        raise UserError(
+            f"none of the {len(names)} images of {files.images_dir} can be read: {corrupt}"
+        )
+    embedded = set(todo) - corrupt.keys()
+    update = IndexUpdate(
+        added=len(embedded - known.keys()),
+        changed=len(embedded & known.keys()),
+        removed=len(known.keys() - stamps.keys()),
+        unchanged=len(known.keys() - outdated),
+        other_files=other_files,
+    )
+    return current, update
+
+
+def embed_named(
+    files: IndexFiles,
+    model: ImageEncoder,
+    names: Sequence[str],
+    batch_size: int,
+    save_to: Path | None = None,
+) -> tuple[IndexFiles, dict[str, str]]:
+    """Embeds images by name and puts them into the index.
+
+    Returns:
+        The index, and reasons by name of the images that could not be embedded.
+    """
+    corrupt: dict[str, str] = {}
+    rows: dict[str, np.ndarray] = {}
+    stamps: dict[str, Stamp] = {}
+    saved = time.monotonic()
+    with (
+        ThreadPoolExecutor(NUM_READERS) as pool,
+        tqdm(total=len(names), unit="image", disable=None) as bar,
+    ):
+        for start in range(0, len(names), batch_size):
+            batch = names[start : start + batch_size]
+            paths = [files.images_dir / name for name in batch]
+            stamps |= dict(zip(batch, map(_read_stamp, paths), strict=True))
+            images = dict(zip(batch, pool.map(_try_to_read, paths), strict=True))
+            corrupt |= {n: str(e) for n, e in images.items() if isinstance(e, UserError)}
+            readable = {n: i for n, i in images.items() if isinstance(i, np.ndarray)}
+            if readable:
+                embeddings = model.encode(
+                    list(readable.values()), batch_size=batch_size, show_progress_bar=False
+                )
+                for name, row in zip(readable, embeddings, strict=True):
+                    if np.isfinite(row).all():
+                        rows[name] = row
+                    else:
+                        corrupt[name] = "the model gives no finite embedding for it"
+            bar.update(len(batch))
+            if save_to and rows and time.monotonic() - saved > SAVE_SECONDS:
+                _with_rows(files, rows, stamps).write(save_to)
+                saved = time.monotonic()
+    return _with_rows(files, rows, stamps), corrupt
+
+
+def _with_rows(
+    files: IndexFiles, rows: dict[str, np.ndarray], stamps: dict[str, Stamp]
+) -> IndexFiles:
+    """The index with these embeddings added, or replaced, sorted by name."""
+    if not rows:
+        return files
+    kept = files.without(rows)
+    names = [*kept.names, *rows]
+    new = np.stack(list(rows.values()))
+    embeddings = np.concatenate([kept.embeddings, new]) if kept.names else new
+    all_stamps = [*kept.stamps, *(stamps[name] for name in rows)]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    return dataclasses.replace(
+        kept,
+        names=[names[i] for i in order],
+        stamps=[all_stamps[i] for i in order],
+        embeddings=embeddings[order],
+    )
+
+
+def _read_stamp(path: Path) -> Stamp:
+    try:
+        status = path.stat()
+    except OSError:
+        return 0, 0  # gone since it was listed, or a dangling link: reading it fails
+    return status.st_size, status.st_mtime_ns
+
+
+def _try_to_read(path: Path) -> np.ndarray | UserError:
+    try:
+        return read_image(path, max_pixels=MAX_PIXELS)
+    except UserError as error:
+        return error

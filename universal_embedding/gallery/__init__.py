@@ -1,1 +1,0 @@
-"""Search a folder of pictures with an exported model."""
