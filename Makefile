@@ -1,4 +1,4 @@
-# make demo: the whole path on rendered pictures.  make test: the tests.  Both install what is missing.
+# make demo: the full pipeline on synthetic images.  make test: the tests.  Both install what is missing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # cpu, or gpu on a machine with an NVIDIA card, or tpu on a Cloud TPU VM
 DEVICE ?= cpu
@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: demo test test-slow lint format check-kaggle clean
 
 demo: .venv/installed
-	$(BIN)/python tools/demo.py --output=demo
+	$(BIN)/python examples/demo.py --output=demo
 
 test: .venv/installed
 	$(BIN)/python -m pytest -q -n 2
@@ -18,16 +18,17 @@ test-slow: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Does a submission load in the scorer's TensorFlow 2.6.4? Needs Python 3.9.
+# Loads and runs a submission in the TensorFlow of Kaggle's scorer, 2.6.4. Needs Python 3.9.
 check-kaggle: .venv/installed
 	$(BIN)/python tests/kaggle/check.py
 
-.venv/installed: setup.py
+.venv/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no python3 on the PATH; install Python 3.11" >&2; exit 1; }
 	@echo "installing into .venv (a few minutes, once) ..."
 	$(PYTHON) -m venv .venv

@@ -1,4 +1,4 @@
-"""Settings and fixtures that every test shares."""
+"""Settings and fixtures shared by all tests."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 3
 )
 
-# From a fixed seed, however slow the machine; which modules are loaded still adds examples.
+# A fixed seed and no deadline; the set of loaded modules still adds examples.
 hypothesis.settings.register_profile(
     "fixed",
     derandomize=True,
@@ -30,10 +30,10 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 @pytest.fixture(scope="session")
 def uned_mini() -> Path:
-    """Real pictures in UnED's layout, beside the checkout; see CONTRIBUTING.md."""
+    """Real images in UnED's layout, beside the checkout; see CONTRIBUTING.md."""
     path = SHARED / "uned_mini"
     if not path.is_dir():
-        pytest.skip(f"{path} is not here: real pictures are not part of the project")
+        pytest.skip(f"{path} does not exist: real images are not part of the project")
     return path
 
 
@@ -42,5 +42,5 @@ def efficientnet_lite0() -> Path:
     """A real ImageNet backbone as one Keras file, beside the checkout."""
     path = SHARED / "backbones" / "efficientnet_lite0.keras"
     if not path.is_file():
-        pytest.skip(f"{path} is not here: real weights are not part of the project")
+        pytest.skip(f"{path} does not exist: real weights are not part of the project")
     return path

@@ -1,0 +1,167 @@
+"""Measure retrieval of one or more models, merged and separate, and write a report.
+
+  universal-embedding evaluate --model=runs/uned [--model=OTHER ...] [--split=test]
+
+A model is a run directory, a SavedModel, a submission zip, an .npz of embeddings or a backbone
+(file, preset or application name). The first --model is the baseline that the others are compared
+with. --specialist=DOMAIN=MODEL, once per domain, adds the oracle-routed specialists.
+"""
+
+import argparse
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from universal_embedding.commands.arguments import (
+    add_data_flags,
+    comma_list,
+    float_between,
+    int_at_least,
+)
+from universal_embedding.errors import UserError
+
+if TYPE_CHECKING:
+    from universal_embedding.evaluation.embed import EmbeddingSource
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `evaluate`."""
+    add = parser.add_argument
+    add(
+        "--model",
+        action="append",
+        default=[],
+        help="A run directory, SavedModel, submission zip, .npz of embeddings, or backbone.",
+    )
+    add(
+        "--checkpoint",
+        type=comma_list,
+        default=["best"],
+        help="Checkpoints of run directories: best, last, initial (before training).",
+    )
+    add("--specialist", action="append", default=[], help="DOMAIN=MODEL, once per domain.")
+    add_data_flags(parser)
+    add("--split", default="test", choices=["val", "test"], help="Split to evaluate.")
+    size_help = "Input size for --model=BACKBONE, in pixels."
+    add("--image_size", type=int_at_least(1), default=224, help=size_help)
+    add(
+        "--resize_mode",
+        default="squash",
+        choices=["squash", "crop", "pad"],
+        help="How --model=BACKBONE gets its square input.",
+    )
+    add("--protocols", type=comma_list, default=["merged", "separate"], help="merged, separate.")
+    add(
+        "--metrics",
+        type=comma_list,
+        default=["r_at_1", "mmp_at_5"],
+        help="r_at_K, mmp_at_K, map_at_K (K = 1, 2, ...), map_at_r.",
+    )
+    add("--search", default="exact", choices=["exact", "approximate"], help="Neighbor search.")
+    recall_help = "Recall@5 that approximate search is tuned to reach."
+    add("--target_recall", type=float_between(0.0, 1.0), default=0.99, help=recall_help)
+    add("--batch_size", type=int_at_least(1), default=64, help="Images per batch.")
+    add(
+        "--bootstrap_samples",
+        type=int_at_least(0),
+        default=1000,
+        help="Bootstrap samples for the 95 %% intervals; 0: no intervals.",
+    )
+    examples_help = "Failure cases shown per domain (0: none)."
+    add("--num_examples", type=int_at_least(0), default=8, help=examples_help)
+    add("--output", help="Directory of the report; reports/DATASET-SPLIT by default.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Evaluates every model and writes report.json, report.md and report.html."""
+    if not args.model and not args.specialist:
+        raise UserError("nothing to evaluate: give --model or --specialist")
+    from universal_embedding.evaluation import embed, evaluate
+    from universal_embedding.reporting import html, tables
+    from universal_embedding.search.exact import exact_search
+    from universal_embedding.search.scann_index import ScannIndex
+
+    search = exact_search
+    if args.search == "approximate":
+        ScannIndex(args.target_recall)  # a wrong flag fails before images are read
+        search = functools.partial(ScannIndex, args.target_recall)
+    config = evaluate.EvaluationConfig(args.protocols, args.metrics, args.bootstrap_samples, search)
+    data_dir, dataset = _find_data(args)
+    eval_sets = embed.open_eval_sets(data_dir, dataset, args.split, args.domains)
+    sources = embed.dedupe_names([s for model in args.model for s in _open_sources(model, args)])
+    results = [evaluate.evaluate_source(source, eval_sets, config) for source in sources]
+    if args.specialist:
+        specialists = _open_specialists(args)
+        results.append(evaluate.evaluate_specialists(specialists, eval_sets, config))
+    report = {"dataset": dataset, "split": args.split}
+    report |= evaluate.make_report(results, config)
+    report["arguments"] = {
+        name: value
+        for name, value in vars(args).items()
+        if isinstance(value, str | int | float | list | None) and name != "unparsed"
+    }
+    print(tables.format_report_text(report))
+    folder = Path(args.output or f"reports/{dataset}-{args.split}")
+    written = tables.write_report(report, folder)
+    page = folder / "report.html"
+    written.append(html.write_html_report(report, results, eval_sets, page, args.num_examples))
+    for path in written:
+        print(f"wrote {path}")
+
+
+def _open_sources(model: str, args: argparse.Namespace) -> list["EmbeddingSource"]:
+    """The sources that one --model names: one, or one for each checkpoint of a run."""
+    from universal_embedding.evaluation import embed
+
+    path = Path(model)
+    if (path / "config.json").is_file():
+        return [_open_run(path, which, args.batch_size) for which in args.checkpoint]
+    if path.suffix == ".npz":
+        return [embed.from_npz(path)]
+    if path.suffix == ".zip" or (path / "saved_model.pb").is_file():
+        from universal_embedding.export.embedder import Embedder
+
+        embedder = Embedder.from_pretrained(path)
+        return [embed.from_encoder(path.resolve().name, embedder.encode, args.batch_size)]
+    if path.is_dir() and not any(path.glob("*.json")):
+        raise UserError(
+            f"--model={model} is a directory that holds no run (config.json), no SavedModel "
+            "(saved_model.pb) and no preset"
+        )
+    return [embed.from_backbone(model, args.image_size, args.resize_mode, args.batch_size)]
+
+
+def _open_run(path: Path, checkpoint: str, batch_size: int) -> "EmbeddingSource":
+    from universal_embedding.evaluation import embed
+    from universal_embedding.training.checkpoints import load_embedding_model
+
+    name = path.resolve().name
+    name = name if checkpoint == "best" else f"{name} ({checkpoint})"
+    return embed.from_model(name, load_embedding_model(path, checkpoint), batch_size)
+
+
+def _open_specialists(args: argparse.Namespace) -> dict[str, "EmbeddingSource"]:
+    specialists: dict[str, EmbeddingSource] = {}
+    for flag in args.specialist:
+        domain, _, model = flag.partition("=")
+        if not model or domain in specialists:
+            raise UserError(f"--specialist={flag} is not DOMAIN=MODEL, once per domain")
+        specialists[domain] = _open_sources(model, args)[0]
+    return specialists
+
+
+def _find_data(args: argparse.Namespace) -> tuple[str, str]:
+    """Directory and name of the dataset: the flags, or those that the first run trained on."""
+    from universal_embedding.datasets.records import default_data_dir
+
+    data_dir, dataset = args.data_dir, args.dataset
+    runs = [model for model in args.model if (Path(model) / "config.json").is_file()]
+    if runs and not (data_dir and dataset):
+        from universal_embedding.training.run_directory import read_config
+
+        run = read_config(Path(runs[0]))
+        data_dir = data_dir or run["data_dir"]
+        dataset = dataset or run["config"]["data"]["dataset"]
+    if not dataset:
+        raise UserError("--dataset is missing: name a dataset that `prepare` has prepared")
+    return data_dir or default_data_dir(), dataset

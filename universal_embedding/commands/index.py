@@ -1,0 +1,38 @@
+"""Embed a folder of images into a searchable index; a second call embeds what is new or changed.
+
+universal-embedding index --model=submission.zip --images=PHOTOS --output=photos.index
+"""
+
+import argparse
+from pathlib import Path
+
+from universal_embedding.commands.arguments import int_at_least
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `index`."""
+    model_help = "A run directory, SavedModel, submission zip, .keras file or preset."
+    parser.add_argument("--model", required=True, help=model_help)
+    images_help = "Folder of images; its sub-folders are the categories."
+    parser.add_argument("--images", required=True, help=images_help)
+    parser.add_argument("--output", required=True, help="Index directory to write or update.")
+    parser.add_argument("--batch_size", type=int_at_least(1), default=32, help="Images per batch.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Builds or updates an index."""
+    from universal_embedding.app.index_update import update_index
+    from universal_embedding.export.embedder import Embedder
+
+    model = Embedder.from_pretrained(args.model)
+    index, update = update_index(
+        Path(args.output), Path(args.images), model, batch_size=args.batch_size
+    )
+    for name, reason in index.corrupt.items():
+        print(f"unreadable: {name}: {reason}")
+    print(
+        f"{args.output}: {len(index)} images in {len(set(index.categories))} categories; "
+        f"{update.added} new, {update.changed} changed, {update.removed} removed, "
+        f"{update.unchanged} unchanged, {len(index.corrupt)} unreadable, "
+        f"{update.other_files} non-image files skipped"
+    )

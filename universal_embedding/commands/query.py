@@ -1,0 +1,59 @@
+"""Search an index with an image.
+
+universal-embedding query --index=photos.index --image=query.jpg [--k=5] [--montage=matches.png]
+"""
+
+import argparse
+from pathlib import Path
+
+from universal_embedding.commands.arguments import (
+    add_index_flags,
+    add_switch,
+    float_between,
+    int_at_least,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of `query`."""
+    add_index_flags(parser)
+    add = parser.add_argument
+    add("--image", required=True, help="Image to search with.")
+    add("--k", type=int_at_least(1), default=5, help="Number of matches.")
+    metric_help = "Distance metric."
+    add("--metric", default="euclidean", choices=["euclidean", "cosine"], help=metric_help)
+    add("--category", help="Search only this category.")
+    add_switch(parser, "all", "List the whole index by distance.")
+    add("--max_distance", type=float_between(0.0), help="Leave out matches farther than this.")
+    add("--montage", help="Write the query and its matches to this PNG.")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Prints the matches, nearest first."""
+    from universal_embedding.app import hit_montage
+    from universal_embedding.app.image_index import ImageIndex
+    from universal_embedding.datasets.image_files import read_image
+    from universal_embedding.errors import UserError
+
+    try:
+        read_image(args.image)  # a wrong file fails before the model is loaded
+    except UserError as error:
+        raise UserError(f"--image={args.image}: {error}") from None
+    index = ImageIndex.load(Path(args.index), args.model, args.exact_search_below)
+    if not index.is_exact:
+        print(index.describe_approximation())
+    hits = index.search(
+        args.image,
+        k=len(index) if args.all else args.k,
+        metric=args.metric,
+        category=args.category,
+        max_distance=args.max_distance,
+    )
+    if not hits:
+        print(f"no image within --max_distance={args.max_distance:g}")
+    for hit in hits:
+        print(f"{hit.distance:.4f}  {hit.name}")
+    if args.montage:
+        image = hit_montage.query_montage(index, Path(args.image), hits[:100])
+        hit_montage.save_montage(image, Path(args.montage))
+        print(f"wrote {args.montage}")
