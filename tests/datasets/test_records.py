@@ -1,77 +1,80 @@
-"""What was prepared comes back: bytes, labels, ids, from any thread and process."""
+"""Prepared images are read back, bytes, labels and ids, from any thread and process."""
 
 import pickle
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from layouts import small_tree
 
-from universal_embedding.datasets import preparation
+from tests.helpers.layouts import write_small_dataset
+from universal_embedding.datasets import prepare
 from universal_embedding.datasets.records import (
+    dataset_dir,
     has_split,
+    list_prepared_domains,
+    list_splits,
+    open_query_and_index,
     open_records,
-    prepared_domains,
-    query_and_index,
 )
-from universal_embedding.datasets.trees import tree_builder
+from universal_embedding.datasets.uned import make_uned_layout_builder
 from universal_embedding.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """(manual folder, data_dir) with data set `small` prepared."""
-    root = small_tree(tmp_path_factory.mktemp("manual"))
+def prepared(tmp_path_factory):
+    """(manual folder, data_dir) with dataset `small` prepared."""
+    root = write_small_dataset(tmp_path_factory.mktemp("manual"))
     data_dir = tmp_path_factory.mktemp("data")
     for domain in ("toys", "birds"):
-        assert preparation.prepare(tree_builder("small", domain, data_dir=data_dir), root)
+        assert prepare.prepare(make_uned_layout_builder("small", domain, data_dir=data_dir), root)
     return root, data_dir
 
 
-def test_domains_and_splits(place):
-    _, data_dir = place
-    assert prepared_domains(data_dir, "small") == ["birds", "toys"]
+def test_prepared_domains_and_splits_are_listed(prepared):
+    _, data_dir = prepared
+    assert list_prepared_domains(data_dir, "small") == ["birds", "toys"]
     assert has_split(data_dir, "small", "toys", "index")
     assert not has_split(data_dir, "small", "birds", "val")
 
 
-def test_bytes_labels_ids(place):
-    root, data_dir = place
+def test_records_have_the_original_bytes_labels_and_ids(prepared):
+    root, data_dir = prepared
     records = open_records(data_dir, "small", "toys", "train")
     assert len(records) == 7
     assert records.image_ids.tolist() == [f"toys/a/{i}.jpg" for i in range(7)]
     assert records.labels.values.tolist() == [0, 1, 2, 0, 1, 2, 0]
-    numbers = [5, 0, 0, 6]
-    expected = [(root / "images" / records.image_ids[n]).read_bytes() for n in numbers]
-    assert records.read(numbers) == expected
-    assert records.read(np.array(numbers)) == expected
+    indices = [5, 0, 0, 6]
+    expected = [(root / "images" / records.image_ids[i]).read_bytes() for i in indices]
+    assert records.read(indices) == expected
+    assert records.read(np.array(indices)) == expected
     assert records.read([]) == []
 
 
-def test_several_labels(place):
-    records = open_records(place[1], "small", "toys", "test")
+def test_an_image_may_have_several_labels(prepared):
+    records = open_records(prepared[1], "small", "toys", "test")
     assert [records.labels[i].tolist() for i in range(2)] == [[20, 21], [20]]
 
 
-def test_query_and_index(place):
-    queries, index = query_and_index(place[1], "small", "toys", "test")
+def test_query_and_index_are_opened_together(prepared):
+    queries, index = open_query_and_index(prepared[1], "small", "toys", "test")
     assert (queries.split, index.split) == ("test", "index")
-    assert query_and_index(place[1], "small", "toys", "val")[1] is None
-    assert query_and_index(place[1], "small", "birds", "test")[1] is None
+    assert open_query_and_index(prepared[1], "small", "toys", "val")[1] is None
+    assert open_query_and_index(prepared[1], "small", "birds", "test")[1] is None
 
 
-def test_threads_and_pickles(place):
-    records = open_records(place[1], "small", "toys", "train")
+def test_pickled_records_are_read_from_threads(prepared):
+    records = open_records(prepared[1], "small", "toys", "train")
     copy = pickle.loads(pickle.dumps(records))
     with ThreadPoolExecutor(8) as pool:
         read = list(pool.map(lambda i: copy.read([i % 7])[0], range(200)))
     assert read == [records.read([i % 7])[0] for i in range(200)]
 
 
-def test_sidecar_is_rebuilt(place):
-    before = open_records(place[1], "small", "toys", "test")
-    next(place[1].glob("small/toys/*/labels-test.npz")).unlink()
-    after = open_records(place[1], "small", "toys", "test")
+def test_missing_labels_file_is_rebuilt(prepared):
+    before = open_records(prepared[1], "small", "toys", "test")
+    next(prepared[1].glob("small/toys/*/labels-test.npz")).unlink()
+    after = open_records(prepared[1], "small", "toys", "test")
     assert after.image_ids.tolist() == before.image_ids.tolist()
     assert after.labels.values.tolist() == before.labels.values.tolist()
     assert after.labels.splits.tolist() == before.labels.splits.tolist()
@@ -80,16 +83,53 @@ def test_sidecar_is_rebuilt(place):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (("nothing", "toys", "train"), "tools/prepare.py"),
+        (("nothing", "toys", "train"), "universal-embedding prepare"),
         (("small", "fish", "train"), "birds, toys"),
         (("small", "birds", "val"), "train, test"),
     ],
 )
-def test_missing(place, arguments, words):
+def test_missing_records_are_an_error(prepared, arguments, words):
     with pytest.raises(UserError, match=words):
-        open_records(place[1], *arguments)
+        open_records(prepared[1], *arguments)
 
 
-def test_queries_of_train(place):
+def test_train_split_has_no_queries(prepared):
     with pytest.raises(UserError, match="val or test"):
-        query_and_index(place[1], "small", "toys", "train")
+        open_query_and_index(prepared[1], "small", "toys", "train")
+
+
+@pytest.fixture
+def old_version(prepared, tmp_path):
+    """data_dir with domain `toys` as version 1.0.0 and `birds` as the current version."""
+    data_dir = tmp_path / "data"
+    shutil.copytree(prepared[1], data_dir)
+    (data_dir / "small/toys/2.0.0").rename(data_dir / "small/toys/1.0.0")
+    return data_dir
+
+
+def test_prepared_version_is_2(prepared):
+    assert dataset_dir(prepared[1], "small", "toys").name == "2.0.0"
+
+
+def test_version_1_alone_is_refused_in_one_line(old_version):
+    for attempt in (
+        lambda: open_records(old_version, "small", "toys", "train"),
+        lambda: open_query_and_index(old_version, "small", "toys", "test"),
+        lambda: list_splits(old_version, "small", "toys"),
+        lambda: list_prepared_domains(old_version, "small"),
+    ):
+        with pytest.raises(UserError) as caught:
+            attempt()
+        message = str(caught.value)
+        assert str(old_version / "small/toys/1.0.0") in message
+        assert "prepare it again: universal-embedding prepare" in message
+        assert "--domains=toys" in message and "\n" not in message
+    assert len(open_records(old_version, "small", "birds", "test")) == 2
+
+
+def test_version_2_is_prepared_beside_version_1(old_version, prepared):
+    builder = make_uned_layout_builder("small", "toys", data_dir=old_version)
+    assert prepare.prepare(builder, prepared[0])
+    assert list_prepared_domains(old_version, "small") == ["birds", "toys"]
+    assert dataset_dir(old_version, "small", "toys").name == "2.0.0"
+    assert not prepare.prepare(builder, prepared[0])

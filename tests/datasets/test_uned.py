@@ -9,14 +9,19 @@ from functools import partial
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from layouts import tree
 
-from universal_embedding.datasets import preparation, uned
-from universal_embedding.datasets.domains import UNED, Archive
-from universal_embedding.datasets.records import open_records, prepared_domains, query_and_index
+from tests.helpers.layouts import write_uned_layout
+from universal_embedding.datasets import domains, prepare
+from universal_embedding.datasets.domains import UNED, DownloadArchive
+from universal_embedding.datasets.records import (
+    list_prepared_domains,
+    open_query_and_index,
+    open_records,
+)
+from universal_embedding.datasets.uned import Uned
 from universal_embedding.errors import UserError
 
-PATHS = {  # of a training, a validation and two test pictures, as the authors' files have them
+PATHS = {  # one training, one validation and two test images, as in the authors' files
     "cars": ["cars/car_ims/000001.jpg", "cars/car_ims/000002.jpg"]
     + ["cars/car_ims/016184.jpg", "cars/car_ims/016185.jpg"],
     "sop": ["sop/bicycle_final/111085122871_0.JPG", "sop/chair_final/1.JPG"]
@@ -53,7 +58,7 @@ INDEX = {
 }
 
 
-def miniature(root, key):
+def write_miniature(root, key):
     train, val, *test = PATHS[key]
     labels = LABELS.get(key, [0, 1, 2, 2])
     splits = {
@@ -65,31 +70,31 @@ def miniature(root, key):
         splits["index"] = [(path, 9) for path in INDEX[key]]
     if key == "met":
         splits["small_index"] = splits["index"]
-    tree(root, key, splits)
+    write_uned_layout(root, key, splits)
     for folder in UNED[key].folders:
         (root / folder).mkdir(parents=True, exist_ok=True)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def prepared(tmp_path_factory):
     root, data_dir = tmp_path_factory.mktemp("manual"), tmp_path_factory.mktemp("data")
     for key in UNED:
-        miniature(root, key)
+        write_miniature(root, key)
     escaped = root / "images/rp2k/all/train/#U519c#U592b#U5c71#U6cc9"
     (root / "images/rp2k/all/train/农夫山泉").rename(escaped)
     for key in UNED:
-        builder = uned.Uned(config=key, data_dir=data_dir, allow_partial=True)
-        assert preparation.prepare(builder, root)
+        builder = Uned(config=key, data_dir=data_dir, allow_partial=True)
+        assert prepare.prepare(builder, root)
     return root, data_dir
 
 
-def test_all_domains_in_the_published_order(place):
-    assert prepared_domains(place[1], "uned") == list(UNED)
+def test_domains_are_listed_in_the_published_order(prepared):
+    assert list_prepared_domains(prepared[1], "uned") == list(UNED)
 
 
 @pytest.mark.parametrize("key", UNED)
-def test_tfds_load_and_random_access(place, key):
-    root, data_dir = place
+def test_tfds_load_equals_random_access(prepared, key):
+    root, data_dir = prepared
     loaded = tfds.load(f"uned/{key}", data_dir=data_dir, download=False, split="test")
     records = open_records(data_dir, "uned", key, "test")
     examples = list(loaded.as_numpy_iterator())
@@ -107,47 +112,47 @@ def test_tfds_load_and_random_access(place, key):
     assert np.abs(difference).max() <= 8  # another JPEG decoder
 
 
-def test_escaped_names_keep_the_published_id(place):
-    assert open_records(place[1], "uned", "rp2k", "train").image_ids[0] == PATHS["rp2k"][0]
+def test_escaped_names_keep_the_published_id(prepared):
+    assert open_records(prepared[1], "uned", "rp2k", "train").image_ids[0] == PATHS["rp2k"][0]
 
 
 @pytest.mark.parametrize("key", UNED)
-def test_indices(place, key):
-    _, index = query_and_index(place[1], "uned", key, "test")
-    assert (index is not None) == UNED[key].own_index
-    _, index = query_and_index(place[1], "uned", key, "val")
+def test_index_of_val_and_test(prepared, key):
+    _, index = open_query_and_index(prepared[1], "uned", key, "test")
+    assert (index is not None) == UNED[key].has_separate_index
+    _, index = open_query_and_index(prepared[1], "uned", key, "val")
     assert (index.split if index else None) == ("small_index" if key == "met" else None)
 
 
-def test_second_run_does_nothing(place):
-    root, data_dir = place
+def test_second_run_changes_no_file(prepared):
+    root, data_dir = prepared
     before = {path: path.stat().st_mtime_ns for path in (data_dir / "uned/cars").rglob("*")}
-    builder = uned.Uned(config="cars", data_dir=data_dir)
-    assert not preparation.prepare(builder, root)
+    builder = Uned(config="cars", data_dir=data_dir)
+    assert not prepare.prepare(builder, root)
     assert {p: p.stat().st_mtime_ns for p in (data_dir / "uned/cars").rglob("*")} == before
 
 
-def test_other_counts_are_an_error_with_both(place, tmp_path):
-    with pytest.raises(UserError, match=r"train has 1 pictures, published 6,346.*--allow_partial"):
-        preparation.prepare(uned.Uned(config="cars", data_dir=tmp_path), place[0])
+def test_other_counts_are_an_error_with_both_numbers(prepared, tmp_path):
+    with pytest.raises(UserError, match=r"train has 1 images, published 6,346.*--allow_partial"):
+        prepare.prepare(Uned(config="cars", data_dir=tmp_path), prepared[0])
     assert not list(tmp_path.rglob("*.array_record*"))
 
 
-def test_missing_pictures_give_instructions(tmp_path):
+def test_missing_images_give_instructions(tmp_path):
     (tmp_path / "images").mkdir()
     with pytest.raises(UserError, match=r"cars/car_ims.*http.*unpack"):
-        preparation.prepare(uned.Uned(config="cars", data_dir=tmp_path / "data"), tmp_path)
+        prepare.prepare(Uned(config="cars", data_dir=tmp_path / "data"), tmp_path)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
 
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
-    """The splits of cars in a zip on a web server, in place of the authors'."""
-    miniature(tmp_path, "cars")
+    """Publishes the splits of cars in a zip on a local web server instead of the authors'."""
+    write_miniature(tmp_path, "cars")
     info = tmp_path / "info_files"
     site = tmp_path / "site"
     site.mkdir()
@@ -157,34 +162,36 @@ def archive(tmp_path, monkeypatch):
             path.unlink()
     (info / "cars").rmdir()
     info.rmdir()
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(site)))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(QuietHandler, directory=str(site))
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     data = (site / "info_files.zip").read_bytes()
 
     def publish(sha256=None, name="info_files.zip"):
         url = f"http://127.0.0.1:{server.server_port}/{name}"
-        published = Archive(url, len(data), sha256 or hashlib.sha256(data).hexdigest())
+        published = DownloadArchive(url, len(data), sha256 or hashlib.sha256(data).hexdigest())
         info = tfds.download.checksums.UrlInfo(published.size, published.sha256, "info_files.zip")
-        monkeypatch.setattr(uned, "INFO_FILES", published)
-        monkeypatch.setattr(uned.Uned, "url_infos", {url: info})
+        monkeypatch.setattr(domains, "INFO_FILES", published)
+        monkeypatch.setattr(Uned, "url_infos", {url: info})
 
     yield publish
     server.shutdown()
     server.server_close()
 
 
-def test_splits_are_downloaded(archive, tmp_path):
+def test_missing_splits_are_downloaded(archive, tmp_path):
     archive()
-    builder = uned.Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)
-    preparation.prepare(builder, tmp_path)
+    builder = Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)
+    prepare.prepare(builder, tmp_path)
     assert len(open_records(tmp_path / "data", "uned", "cars", "test")) == 2
 
 
 @pytest.mark.parametrize("wrong", [{"sha256": "0" * 64}, {"name": "nothing.zip"}])
-def test_download_that_fails(archive, tmp_path, wrong):
+def test_failed_download_is_an_error(archive, tmp_path, wrong):
     archive(**wrong)
-    builder = uned.Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)
-    with pytest.raises(UserError, match=r"could not be fetched.*info_files/"):
-        preparation.prepare(builder, tmp_path)
+    builder = Uned(config="cars", data_dir=tmp_path / "data", allow_partial=True)
+    with pytest.raises(UserError, match=r"cannot download.*info_files/"):
+        prepare.prepare(builder, tmp_path)
     with pytest.raises(UserError, match="nothing is prepared"):
-        prepared_domains(tmp_path / "data", "uned")
+        list_prepared_domains(tmp_path / "data", "uned")

@@ -1,1 +1,1 @@
-"""Pictures on disk -> TFDS records, original bytes kept."""
+"""Image files to TFDS records that keep the original encoded bytes."""

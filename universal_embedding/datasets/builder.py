@@ -1,4 +1,4 @@
-"""The TFDS builder that every data set of the package shares."""
+"""The TFDS builder that all datasets of the package share."""
 
 import abc
 import json
@@ -9,106 +9,128 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
-from tensorflow_datasets.core import dataset_builder, decode
 
-from universal_embedding.datasets import generation, sidecars
-from universal_embedding.datasets.collection import Collection, Entries
-from universal_embedding.datasets.shards import features
+from universal_embedding.datasets import records
+from universal_embedding.datasets.examples import DatasetManifest, SplitManifest
+from universal_embedding.datasets.shards import record_features
+from universal_embedding.datasets.writer import write_splits
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
-OPTIONS = "options.json"
+OPTIONS_FILE = "options.json"
 
 
-class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
-    """Writes a `Collection` as ArrayRecord files: record n of a split is its n-th entry.
+class ImageRetrievalBuilder(  # type: ignore[call-arg]  # TFDS takes `skip_registration`
+    tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
+):
+    """Writes a `DatasetManifest` as ArrayRecord files: record n of a split is its n-th image.
 
-    Shards are written each by one worker that holds one picture at a time: in this process, or in
-    those of a Beam pipeline if the `tfds.download.DownloadConfig` names a `beam_runner`. Nothing
-    stands under the version's name before everything is written and counted.
+    Each shard is written by one worker that holds one image at a time: in this process, or in those
+    of a Beam pipeline if the `tfds.download.DownloadConfig` names a runner or options of Beam. The
+    version's folder appears only when everything is written and counted.
 
     Attributes:
-        skip_broken: Leave out pictures that cannot be decoded; else the first one is an error.
-        progress: Show a progress bar.
+        skip_corrupt: Leave out images that cannot be decoded; otherwise the first one is an error.
+        show_progress: Show a progress bar.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[Mapping[str, str]] = {"1.0.0": "First."}
-    MANUAL_DOWNLOAD_INSTRUCTIONS = "Put images/ and info_files/ into the manual folder."
-    # What may be downloaded, by address. TFDS would look for a file of it beside the code.
+    VERSION = tfds.core.Version(records.VERSION)
+    RELEASE_NOTES: ClassVar[Mapping[str, str]] = {
+        "1.0.0": "Initial release.",
+        "2.0.0": "Transparent images are composited on white.",
+    }
+    # UrlInfo of each download, by URL. TFDS would look for a file of checksums beside the code.
     url_infos: ClassVar[Mapping[str, tfds.download.checksums.UrlInfo]] = {}
 
-    def __init__(self, *, skip_broken: bool = False, progress: bool = False, **kwargs: Any) -> None:
-        self.skip_broken = skip_broken
-        self.progress = progress
+    def __init_subclass__(cls, skip_registration: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(skip_registration=skip_registration, **kwargs)
+
+    def __init__(
+        self, *, skip_corrupt: bool = False, show_progress: bool = False, **kwargs: Any
+    ) -> None:
+        self.skip_corrupt = skip_corrupt
+        self.show_progress = show_progress
         super().__init__(file_format="array_record", **kwargs)
 
     @abc.abstractmethod
-    def collect(self, dl_manager: tfds.download.DownloadManager) -> Collection:
-        """Finds the pictures of this builder's config."""
+    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> DatasetManifest:
+        """Lists the images of this builder's config."""
 
-    def check(self, splits: Mapping[str, Entries]) -> None:
-        """Compares pictures and classes with what was published, before and after writing."""
+    def validate_counts(self, splits: Mapping[str, SplitManifest]) -> None:
+        """Compares the splits with the published counts; called before and after writing."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the entries depend on besides the files, such as a seed; kept beside the records."""
+        """Settings, such as a seed, that the splits depend on; stored beside the records."""
         return {}
 
-    def describe(self) -> dict[str, Any]:
-        """What `tfds.core.DatasetInfo` is to say of this data set."""
+    def metadata(self) -> dict[str, Any]:
+        """Arguments of `tfds.core.DatasetInfo`, such as the citation."""
         return {}
+
+    @property
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+        """Instructions that TFDS shows for a missing download."""
+        return "Put images/ and info_files/ into the manual folder."
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
-            builder=self, features=features(), disable_shuffling=True, **self.describe()
+            builder=self, features=record_features(), disable_shuffling=True, **self.metadata()
         )
 
+    # Instead of `_split_generators` and `_generate_examples`, which pass all records through TFDS's
+    # shuffler: here each worker writes its shard directly, in order.
     def _download_and_prepare(
         self,
         dl_manager: tfds.download.DownloadManager,
         download_config: tfds.download.DownloadConfig,
     ) -> None:
-        collection = self.collect(dl_manager)
-        self.check(collection.splits)
+        manifest = self.list_examples(dl_manager)
+        self.validate_counts(manifest.splits)
         folder = Path(self.data_dir)
-        written = generation.generate(
-            collection,
+        templates = {split: self._filename_template(split) for split in manifest.splits}
+        written = write_splits(
+            manifest,
             folder,
-            self._record_file,
-            self.skip_broken,
-            self.progress,
+            lambda split, i, n: templates[split].sharded_filepath(shard_index=i, num_shards=n).name,
+            self.skip_corrupt,
+            self.show_progress,
             download_config.beam_runner,
             download_config.beam_options,
         )
-        self.check({name: split.entries for name, split in written.items()})
-        for name, split in written.items():
-            sidecars.write(folder, name, split.entries.labels, split.entries.paths)
-        sidecars.write_class_names(folder, collection.class_names)
-        (folder / OPTIONS).write_text(json.dumps(self.options))
+        self.validate_counts({split: result.manifest for split, result in written.items()})
+        for split, result in written.items():
+            records.write_labels(folder, split, result.manifest.labels, result.manifest.paths)
+        records.write_class_names(folder, manifest.class_names)
+        (folder / OPTIONS_FILE).write_text(json.dumps(self.options))
         self.info.set_splits(
             tfds.core.SplitDict(
                 tfds.core.SplitInfo(
-                    name=name,
-                    shard_lengths=split.shard_lengths,
-                    num_bytes=split.bytes,
-                    filename_template=self._get_filename_template(split_name=name),
+                    name=split,
+                    shard_lengths=result.shard_lengths,
+                    num_bytes=result.num_bytes,
+                    filename_template=templates[split],
                 )
-                for name, split in written.items()
+                for split, result in written.items()
             )
         )
 
+    def _filename_template(self, split: str) -> tfds.core.ShardedFileTemplate:
+        return tfds.core.ShardedFileTemplate(
+            data_dir=self.data_dir,
+            dataset_name=self.name,
+            split=split,
+            filetype_suffix="array_record",
+        )
+
     def _log_download_bytes(self) -> None:
-        """TFDS would print that it is "Downloading"."""
+        """Silences TFDS's download messages; progress is reported by `prepare`."""
 
     def _log_download_done(self) -> None:
-        """The program says it."""
+        """Silences TFDS's download messages; progress is reported by `prepare`."""
 
-    def _record_file(self, split: str, shard: int, shards: int) -> str:
-        template = self._get_filename_template(split_name=split)
-        return template.sharded_filepath(shard_index=shard, num_shards=shards).name
-
+    # TFDS has no tf.data over ArrayRecord, so `tfds.load` would refuse.
     def _as_dataset(
         self,
         split: Any,
@@ -116,16 +138,15 @@ class PictureBuilder(dataset_builder.FileReaderBuilder, skip_registration=True):
         read_config: Any = None,
         shuffle_files: bool = False,
     ) -> "tf.data.Dataset":
-        import tensorflow as tf  # only to read: see pictures.py
+        import tensorflow as tf  # only to read: see image_files.py
 
-        # TFDS itself gives no tf.data over ArrayRecord, so that `tfds.load` would refuse.
-        raw = decode.DeserializeMethod.RAW_BYTES
-        records = self.as_data_source(split, deserialize_method=raw)
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        source = self.as_data_source(split, deserialize_method=raw)
 
-        def read(numbers: np.ndarray) -> np.ndarray:
-            return np.array(records.__getitems__(numbers.tolist()), object)
+        def read(indices: np.ndarray) -> np.ndarray:
+            return np.array(source.__getitems__(indices.tolist()), object)
 
-        numbers = tf.data.Dataset.range(len(records)).batch(64)
-        encoded = numbers.map(lambda batch: tf.numpy_function(read, [batch], tf.string)).unbatch()
+        indices = tf.data.Dataset.range(len(source)).batch(64)
+        encoded = indices.map(lambda batch: tf.numpy_function(read, [batch], tf.string)).unbatch()
         encoded = encoded.map(lambda record: tf.ensure_shape(record, []))
-        return encoded.map(partial(features().deserialize_example, decoders=decoders))
+        return encoded.map(partial(record_features().deserialize_example, decoders=decoders))

@@ -1,7 +1,6 @@
-"""One shard of a split: from picture files to one ArrayRecord file, in bounded memory."""
+"""One shard of a split: image files to one ArrayRecord file, in bounded memory."""
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -12,67 +11,73 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python import array_record_module
-from tensorflow_datasets.core import example_serializer
 
-from universal_embedding.datasets import pictures
-from universal_embedding.datasets.collection import Entries
+from universal_embedding.datasets.examples import SplitManifest
+from universal_embedding.datasets.image_files import CorruptImageError, read_image_bytes
+from universal_embedding.files import atomic_write
 
-PICTURES_PER_SHARD = 2048
-WRITER_OPTIONS = "group_size:1,uncompressed"  # pictures are compressed; groups slow single reads
+IMAGES_PER_SHARD = 2048
+WRITER_OPTIONS = "group_size:1,uncompressed"  # images are compressed; groups slow single reads
 
 
 @dataclass(frozen=True)
-class Shard:
-    """What one worker does: the pictures of `manifest` into the record file `records`.
+class ShardSpec:
+    """Work order of one worker: convert the images of `manifest` to the file `records`.
 
     Attributes:
         manifest: JSON file of `[path, class ids]` pairs.
-        records: The ArrayRecord file to write; the outcome goes beside it, as JSON.
-        root: The picture folder.
-        skip_broken: Whether a broken picture is left out; else the first one ends the work.
+        records: The ArrayRecord file to write.
+        root: The image folder.
+        skip_corrupt: Whether corrupt images are left out; otherwise the first one ends the work.
     """
 
     manifest: str
     records: str
     root: str
-    skip_broken: bool
+    skip_corrupt: bool
 
     @property
-    def outcome(self) -> Path:
-        """Where `write` says what it did."""
-        return Path(self.manifest).with_suffix(".outcome.json")
+    def result_file(self) -> Path:
+        """The JSON file of the `ShardResult`."""
+        return Path(self.manifest).with_suffix(".result.json")
 
     @property
-    def stop(self) -> Path:
-        """Exists as soon as any shard met a picture that ends the work."""
-        return Path(self.manifest).with_name("stop")
+    def abort_file(self) -> Path:
+        """Exists as soon as an image of any shard ended the work."""
+        return Path(self.manifest).with_name("abort")
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one shard: pictures and bytes written, positions and reasons of the rest."""
+class ShardResult:
+    """Counts of one written shard.
 
-    pictures: int
-    bytes: int
+    Attributes:
+        num_images: Number of records.
+        num_bytes: Their size.
+        skipped: Position in the shard's manifest and reason of each image without a record.
+    """
+
+    num_images: int
+    num_bytes: int
     skipped: list[tuple[int, str]]
 
 
-def plan(entries: Entries) -> list[range]:
-    """Cuts a split into equal shards of at most `PICTURES_PER_SHARD` pictures."""
-    shards = -(-len(entries) // PICTURES_PER_SHARD)
-    bounds = [len(entries) * i // shards for i in range(shards + 1)]
-    return [range(a, b) for a, b in pairwise(bounds)]
+def plan_shards(manifest: SplitManifest) -> list[range]:
+    """Divides a split into equal shards of at most `IMAGES_PER_SHARD` images."""
+    num_shards = -(-len(manifest) // IMAGES_PER_SHARD)
+    bounds = [len(manifest) * i // num_shards for i in range(num_shards + 1)]
+    return [range(start, end) for start, end in pairwise(bounds)]
 
 
-def write_manifest(file: str, entries: Entries, part: range) -> None:
-    """Writes the entries that one worker is to read."""
-    rows = [[entries.paths[i], entries.labels[i].tolist()] for i in part]
+def write_shard_manifest(file: str, manifest: SplitManifest, indices: range) -> None:
+    """Writes the paths and class ids of one shard."""
+    rows = [[manifest.paths[i], manifest.labels[i].tolist()] for i in indices]
     Path(file).write_text(json.dumps(rows), "utf-8")
 
 
 @cache
-def features() -> tfds.features.FeaturesDict:
-    """The record: encoded picture, one or more class ids, path relative to the picture folder."""
+def record_features() -> tfds.features.FeaturesDict:
+    """The record: encoded image, one or more class ids, path relative to the image folder."""
     return tfds.features.FeaturesDict(
         {
             "image": tfds.features.Image(shape=(None, None, 3)),
@@ -82,47 +87,48 @@ def features() -> tfds.features.FeaturesDict:
     )
 
 
-def write(shard: Shard, on_picture: Callable[[], Any] = lambda: None) -> Outcome:
-    """Writes one shard, whole or (after a broken picture without `skip_broken`) not at all."""
+def write_shard(shard: ShardSpec, on_image: Callable[[], Any] = lambda: None) -> ShardResult:
+    """Writes one shard.
+
+    Without `skip_corrupt`, a corrupt image ends this shard and all others; the result names it.
+
+    Args:
+        shard: The work order.
+        on_image: Called after each image.
+    """
     rows = json.loads(Path(shard.manifest).read_text("utf-8"))
     skipped: list[tuple[int, str]] = []
     sizes: list[int] = []
 
     def examples() -> Iterator[bytes]:
-        serializer = _serializer()
         for position, (path, labels) in enumerate(rows):
-            if shard.stop.exists():
+            if shard.abort_file.exists():
                 return
             try:
-                image = pictures.load(Path(shard.root), path)
-            except pictures.BrokenPictureError as error:
+                image = read_image_bytes(Path(shard.root), path)
+            except CorruptImageError as error:
                 skipped.append((position, str(error)))
-                if not shard.skip_broken:
-                    shard.stop.touch()
+                if not shard.skip_corrupt:
+                    shard.abort_file.touch()
                     return
             else:
                 example = {"image": image, "label": labels, "image_id": path}
-                record = serializer.serialize_example(features().encode_example(example))
+                record = record_features().serialize_example(example)
                 sizes.append(len(record))
                 yield record
-            on_picture()
+            on_image()
 
-    unfinished = f"{shard.records}.{os.getpid()}.unfinished"
-    writer = array_record_module.ArrayRecordWriter(unfinished, WRITER_OPTIONS)
-    for record in examples():
-        writer.write(record)
-    writer.close()
-    os.replace(unfinished, shard.records)
-    outcome = Outcome(len(sizes), sum(sizes), skipped)
-    shard.outcome.write_text(json.dumps(asdict(outcome)), "utf-8")
-    return outcome
-
-
-def read_outcome(shard: Shard) -> Outcome:
-    """What `write` reported."""
-    return Outcome(**json.loads(shard.outcome.read_text("utf-8")))
+    with atomic_write(shard.records, "wb") as file:
+        writer = array_record_module.ArrayRecordWriter(file.name, WRITER_OPTIONS)
+        for record in examples():
+            writer.write(record)
+        writer.close()
+    result = ShardResult(len(sizes), sum(sizes), skipped)
+    with atomic_write(shard.result_file) as file:
+        json.dump(asdict(result), file)
+    return result
 
 
-@cache
-def _serializer() -> example_serializer.ExampleSerializer:
-    return example_serializer.ExampleSerializer(features().get_serialized_info())
+def read_shard_result(shard: ShardSpec) -> ShardResult:
+    """Reads the result of `write_shard`."""
+    return ShardResult(**json.loads(shard.result_file.read_text("utf-8")))

@@ -1,0 +1,80 @@
+"""Contact sheet: sample images of each domain, with class names."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from universal_embedding.datasets.image_files import read_image
+from universal_embedding.datasets.records import Records, list_splits, open_records
+from universal_embedding.errors import UserError
+
+TILE = 128
+CAPTION = 18
+MARGIN = 6
+COLUMNS = 10
+
+
+def contact_sheet(
+    data_dir: Path, dataset: str, keys: Iterable[str], columns: int = COLUMNS
+) -> Image.Image:
+    """Draws a row of images for each split of each domain, of different classes where possible."""
+    rows = [
+        open_records(data_dir, dataset, key, split)
+        for key in keys
+        for split in list_splits(data_dir, dataset, key)
+    ]
+    row_height = CAPTION + TILE + CAPTION + MARGIN
+    canvas = Image.new("RGB", (columns * (TILE + MARGIN) + MARGIN, len(rows) * row_height), "white")
+    for i, records in enumerate(rows):
+        _draw_row(canvas, records, i * row_height, columns)
+    return canvas
+
+
+def save_contact_sheet(file: Path, data_dir: Path, dataset: str, keys: Iterable[str]) -> None:
+    """Writes the contact sheet as an image file.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    try:
+        contact_sheet(data_dir, dataset, keys).save(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot write --montage={file} ({error}); name a .png file") from None
+
+
+def _draw_row(canvas: Image.Image, records: Records, top: int, columns: int) -> None:
+    draw = ImageDraw.Draw(canvas)
+    title_font, caption_font = ImageFont.load_default(14), ImageFont.load_default(11)
+    title = f"{records.domain} / {records.split}: {len(records):,} images"
+    draw.text((MARGIN, top + 1), title, "black", title_font)
+    indices = _sample(records, columns)
+    for column, (index, data) in enumerate(zip(indices, records.read(indices), strict=True)):
+        left = MARGIN + column * (TILE + MARGIN)
+        image = Image.fromarray(read_image(data))
+        tile = ImageOps.pad(image, (TILE, TILE), color=(235, 235, 235))
+        canvas.paste(tile, (left, top + CAPTION))
+        names = [records.class_names.get(int(i), str(i)) for i in records.labels[index]]
+        caption = _truncate(", ".join(names), draw, caption_font)
+        draw.text((left, top + CAPTION + TILE + 2), caption, (70, 70, 70), caption_font)
+
+
+def _sample(records: Records, count: int) -> list[int]:
+    """Record indices, of different classes first; the same ones on each call."""
+    order = np.random.default_rng(0).permutation(len(records))
+    first_labels = records.labels.values[records.labels.splits[:-1]][order]
+    _, first_of_class = np.unique(first_labels, return_index=True)
+    first_of_class = np.sort(first_of_class)
+    rest = np.setdiff1d(np.arange(len(order)), first_of_class)
+    return order[np.concatenate([first_of_class, rest])[:count]].tolist()
+
+
+def _truncate(
+    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> str:
+    if draw.textlength(text, font) <= TILE:
+        return text
+    while draw.textlength(text + "...", font) > TILE:
+        text = text[:-1]
+    return text + "..."
