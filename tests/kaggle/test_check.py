@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.mark.slow
-def test_a_submission_embeds_alike_in_tensorflow_2_6_4():
+def test_submission_embeds_alike_in_tensorflow_2_6_4():
     check = Path(__file__).with_name("check.py")
     done = subprocess.run([sys.executable, check, "small"], capture_output=True, text=True)
     if "NOT CHECKED" in done.stderr:

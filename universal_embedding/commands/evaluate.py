@@ -112,9 +112,10 @@ def run(args: argparse.Namespace) -> None:
 def _open_sources(model: str, args: argparse.Namespace) -> list["EmbeddingSource"]:
     """The sources that one --model names: one, or one for each checkpoint of a run."""
     from universal_embedding.evaluation import embed
+    from universal_embedding.export.pretrained import is_run_directory
 
     path = Path(model)
-    if (path / "config.json").is_file():
+    if is_run_directory(path):
         return [_open_run(path, which, args.batch_size) for which in args.checkpoint]
     if path.suffix == ".npz":
         return [embed.from_npz(path)]
@@ -153,9 +154,10 @@ def _open_specialists(args: argparse.Namespace) -> dict[str, "EmbeddingSource"]:
 def _find_data(args: argparse.Namespace) -> tuple[str, str]:
     """Directory and name of the dataset: the flags, or those that the first run trained on."""
     from universal_embedding.datasets.records import default_data_dir
+    from universal_embedding.export.pretrained import is_run_directory
 
     data_dir, dataset = args.data_dir, args.dataset
-    runs = [model for model in args.model if (Path(model) / "config.json").is_file()]
+    runs = [model for model in args.model if is_run_directory(Path(model))]
     if runs and not (data_dir and dataset):
         from universal_embedding.training.run_directory import read_config
 

@@ -1,1 +1,1 @@
-"""SavedModels, Kaggle submissions and their loading."""
+"""Trained models for use elsewhere: the `Embedder`, SavedModels, submission zips, model cards."""

@@ -10,29 +10,32 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 NOTEBOOK = ROOT / "notebooks" / "kaggle_submission.ipynb"
 
 
-def test_it_is_committed_without_outputs():
+def test_notebook_is_valid_and_committed_without_outputs():
+    import nbformat
+
+    nbformat.validate(nbformat.read(NOTEBOOK, as_version=4))
     cells = json.loads(NOTEBOOK.read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells)
 
 
 @pytest.mark.slow
-def test_it_runs_offline_on_rendered_pictures_and_a_saved_preset(tmp_path, monkeypatch):
+def test_notebook_runs_offline_on_synthetic_images_and_a_saved_preset(tmp_path, monkeypatch):
     import nbformat
-    from models import tiny_presets
     from nbclient import NotebookClient
 
-    from universal_embedding.datasets.rendered import domains, tree
+    from examples.demo_data import DOMAINS, render_domains
+    from tests.helpers import tiny_presets
 
-    classes = {"train": 6, "val": 3, "test": 3}
-    few = [dataclasses.replace(d, photos=5, classes=classes) for d in domains.DOMAINS[:2]]
-    tree.render_domains(tmp_path / "pictures", domains=few)
-    tiny_presets.tiny("ViTBackbone").save_to_preset(str(tmp_path / "preset"))
+    num_classes = {"train": 6, "val": 3, "test": 3}
+    domains = [dataclasses.replace(d, num_photos=5, num_classes=num_classes) for d in DOMAINS[:2]]
+    render_domains(tmp_path / "images", domains=domains)
+    tiny_presets.make_tiny_model("ViTBackbone").save_to_preset(str(tmp_path / "preset"))
     (tmp_path / "work").mkdir()
     settings = {
         "PACKAGE": str(ROOT),
         "BACKBONE": str(tmp_path / "preset"),
         "IMAGE_SIZE": str(tiny_presets.SIZE),
-        "PICTURES": str(tmp_path / "pictures"),
+        "IMAGES": str(tmp_path / "images"),
         "STEPS": "20",
         "WORK": str(tmp_path / "work"),
         "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),

@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 
 from universal_embedding.errors import UserError
-from universal_embedding.export import competition, scorer
+from universal_embedding.kaggle import competition
 
 
-def test_published_check_value():
+def test_mean_precision_equals_the_published_value():
     # Five queries scoring 0, 1/3, 4/5, 1, 0.
     solution = {
         "a": ("x1", "x2", "x3", "x4", "x5"),
@@ -20,33 +19,34 @@ def test_published_check_value():
         "c": ("x1", "x2", "y1", "x3", "x7", "x4"),
         "d": ("x1", "y1", "y2"),
     }  # e has no prediction
-    value = competition.mean_precision(predictions, solution)
+    value = competition.mean_precision_at_5(predictions, solution)
     assert round(value, 6) == 0.426667
 
 
-def test_a_duplicate_uses_its_rank_and_counts_nothing():
+def test_duplicate_occupies_a_rank_and_earns_nothing():
     solution = {"q": ("x1", "x2", "x3", "x4", "x5")}
-    assert competition.mean_precision({"q": ("x1", "x1", "x1", "x2", "y", "x3")}, solution) == 0.4
+    predictions = {"q": ("x1", "x1", "x1", "x2", "y", "x3")}
+    assert competition.mean_precision_at_5(predictions, solution) == 0.4
 
 
-def test_predicted_queries_must_have_a_solution():
+def test_predicted_query_without_solution_is_refused():
     with pytest.raises(UserError, match="not in the solution"):
-        competition.mean_precision({"p": ("x",)}, {"q": ("x",)})
+        competition.mean_precision_at_5({"p": ("x",)}, {"q": ("x",)})
     with pytest.raises(UserError, match="no relevant"):
-        competition.mean_precision({"q": ("x",)}, {"q": ()})
+        competition.mean_precision_at_5({"q": ("x",)}, {"q": ()})
 
 
-def test_public_private_and_total(tmp_path):
+def test_scores_are_split_into_public_private_and_total(tmp_path):
     path = tmp_path / "solution.csv"
     path.write_text("id,images,Usage\na,x y,Public\nb,x,Private\nc,y,Private\n")
     solution = competition.read_solution(path)
-    scores = competition.score({"a": ("x", "z"), "b": ("x",)}, solution)
+    scores = competition.score_predictions({"a": ("x", "z"), "b": ("x",)}, solution)
     assert scores == {"public": 0.5, "private": 0.5, "total": 0.5}
     only_private = competition.Solution({"b": ("x",)}, {"b": "Private"})
-    assert competition.score({"b": ("x",)}, only_private)["public"] is None
+    assert competition.score_predictions({"b": ("x",)}, only_private)["public"] is None
 
 
-def test_files_come_back_as_written(tmp_path):
+def test_files_are_read_as_written(tmp_path):
     solution = competition.Solution({"a": ("x", "y"), "b": ("z",)}, {"a": "Public", "b": "Private"})
     competition.write_solution(tmp_path / "s.csv", solution)
     assert competition.read_solution(tmp_path / "s.csv") == solution
@@ -66,20 +66,8 @@ def test_files_come_back_as_written(tmp_path):
         ("id,images,Usage\n", "no queries"),
     ],
 )
-def test_a_wrong_solution_is_refused(tmp_path, text, message):
+def test_malformed_solution_is_refused(tmp_path, text, message):
     path = tmp_path / "solution.csv"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         competition.read_solution(path)
-
-
-@pytest.mark.parametrize("unit", [True, False])
-def test_nearest_by_euclidean_distance(unit):
-    random = np.random.default_rng(0)
-    queries, index = random.normal(size=(30, 8)), random.normal(size=(200, 8))
-    if unit:
-        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-        index /= np.linalg.norm(index, axis=1, keepdims=True)
-    distances = np.square(queries[:, None] - index[None]).sum(axis=-1)
-    found = scorer.nearest(queries.astype(np.float32), index.astype(np.float32))
-    np.testing.assert_array_equal(found, np.argsort(distances, axis=1)[:, :5])

@@ -1,0 +1,1 @@
+"""The Google Universal Image Embedding Challenge: competitions, scorer and leaderboard."""
