@@ -1,1 +1,1 @@
-"""Backbone -> dropout -> Dense -> L2 norm, and the classifier heads that train it."""
+"""Backbone -> dropout -> Dense -> L2 norm, the classifier heads that train it, and inference."""

@@ -1,4 +1,4 @@
-"""The small network that is trained from scratch where no pretrained one is at hand."""
+"""A small network that is trained from scratch where no pretrained one is available."""
 
 import keras
 from keras import layers
@@ -8,18 +8,21 @@ GROUPS = 8
 
 
 def small_network(image_size: int = 64) -> keras.Model:
-    """Four stages of convolutions, each at half the size of the last, the later two residual.
+    """Builds four convolutional stages, each at half the size of the last; the last two residual.
 
-    Normalises in groups of channels (Wu and He 2018, arXiv 1803.08494), so that nothing depends on
-    the other pictures of a batch: batches of one domain, and of any size or number of replicas,
-    train and evaluate alike.
+    Group normalization (Wu and He 2018, arXiv 1803.08494) makes the features independent of the
+    other images of a batch: batches of one domain, of any size, on any number of replicas, train
+    and evaluate alike.
 
     Args:
-        image_size: Side of the pictures, at least 32; made for 64 to 96.
+        image_size: Side of the images, at least 32; designed for 64 to 96.
 
     Returns:
         A model from `[B, image_size, image_size, 3]` float32 in 0..255 to `[B, 384]` features: the
-        mean and the maximum of each channel over the picture.
+        mean and the maximum of each channel over the image.
+
+    Raises:
+        ValueError: `image_size` is under 32.
     """
     if image_size < 32:
         raise ValueError(f"image_size is {image_size}; the small network takes 32 or more")
@@ -31,8 +34,8 @@ def small_network(image_size: int = 64) -> keras.Model:
         x = _convolution(x, width, stride=2)
         x = layers.Add()([x, _convolution(x, width)])
     mean = layers.GlobalAveragePooling2D()(x)
-    peak = layers.GlobalMaxPooling2D()(x)
-    return keras.Model(images, layers.Concatenate()([mean, peak]), name="small_network")
+    maximum = layers.GlobalMaxPooling2D()(x)
+    return keras.Model(images, layers.Concatenate()([mean, maximum]), name="small_network")
 
 
 def _convolution(

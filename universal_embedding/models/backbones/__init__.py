@@ -1,16 +1,22 @@
-"""Backbones: pictures `[B, S, S, 3]`, 0..255, to features `[B, F]`, normalisation inside."""
+"""Backbones: images `[B, S, S, 3]` in 0..255 to features `[B, F]`, normalization included."""
 
-from universal_embedding.models.backbones.architecture import from_json, rebuild, to_json
-from universal_embedding.models.backbones.depths import depths, number_of_depths
-from universal_embedding.models.backbones.loading import load_backbone
-from universal_embedding.models.backbones.sizes import at_size
+from universal_embedding.models.backbones.architecture import (
+    from_json,
+    rebuild,
+    resize_backbone,
+    to_json,
+)
+from universal_embedding.models.backbones.depths import block_names, layer_depths, num_depths
+from universal_embedding.models.backbones.loading import list_backbones, load_backbone
 
 __all__ = [
-    "at_size",
-    "depths",
+    "block_names",
     "from_json",
+    "layer_depths",
+    "list_backbones",
     "load_backbone",
-    "number_of_depths",
+    "num_depths",
     "rebuild",
+    "resize_backbone",
     "to_json",
 ]

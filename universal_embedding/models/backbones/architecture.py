@@ -1,45 +1,48 @@
-"""A backbone as JSON, without weights: to build it again when its preset or file is gone, for
-another picture size, in another precision.
+"""Architecture of a backbone as JSON, without weights.
+
+It rebuilds the backbone when its preset or file is gone, for another image size, or in another
+precision.
 """
 
+import functools
 import json
+import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from universal_embedding.models.backbones import normalization, pooling, remedies  # noqa: F401
-from universal_embedding.models.backbones.positions import resize_positions
-from universal_embedding.models.backbones.remat import rematerialize
+from universal_embedding.models.backbones.depths import block_names
+from universal_embedding.models.backbones.keras_workarounds import patch_weight_saving
+from universal_embedding.models.backbones.layers import Normalize
+from universal_embedding.private_apis import flatten_layers
 
-_BUILT = ("build_config", "build_input_shape")  # shapes that layers had: they are built anew
-_ALWAYS_FLOAT32 = ("Rescaling", "Normalization", "Normalize")
+_BUILT = ("build_config", "build_input_shape")  # recorded shapes: layers are built anew
+_ALWAYS_FLOAT32 = ("Rescaling", "Normalization", Normalize.__name__)
 
 
 def to_json(backbone: keras.Model) -> str:
-    """The architecture of a backbone as text: picture size and precision, but no weights."""
+    """Serializes the architecture of a backbone: image size and precision, but no weights."""
     return json.dumps(keras.saving.serialize_keras_object(backbone))
 
 
-def antialiased(text: str) -> bool:
-    """Whether positions of the architecture are resized with antialiasing; DINOv2 says if not."""
-    return '"antialias_in_interpolation": false' not in text
-
-
 def from_json(text: str, remat: bool = False) -> keras.Model:
-    """Builds what `to_json` described, with fresh weights; needs no preset and no other file.
+    """Builds the backbone that `to_json` serialized, with fresh weights; needs no other file.
 
     Args:
-        text: From `to_json`.
-        remat: Whether each block's activations are computed again in the backward pass instead
-            of kept (gradient checkpointing). It is not part of the architecture.
+        text: The result of `to_json`.
+        remat: Whether to recompute the activations of each block in the backward pass instead of
+            keeping them (gradient checkpointing). Not part of the architecture.
 
     Raises:
-        ValueError: `remat` is asked of a backbone whose blocks are no layers of their own.
+        ValueError: `remat` is set and the blocks of the backbone are not layers.
     """
     backbone = keras.saving.deserialize_keras_object(json.loads(text))
-    remedies.apply(backbone)
+    patch_weight_saving(backbone)
     if remat:
-        rematerialize(backbone)
+        _rematerialize(backbone)
     return backbone
 
 
@@ -49,63 +52,182 @@ def rebuild(
     dtype: str | keras.DTypePolicy | None = None,
     remat: bool = False,
 ) -> keras.Model:
-    """A copy of `backbone`, weights included, for another picture size or precision.
+    """Copies `backbone`, weights included, for another image size or precision.
 
-    Learned position embeddings are resized; every other weight is copied unchanged.
+    Learned position embeddings are interpolated; every other weight is copied unchanged.
 
     Args:
-        backbone: A functional model of pictures.
-        image_size: Side of the pictures in pixels; None keeps it.
+        backbone: A functional model of images.
+        image_size: Side of the images in pixels; None keeps it.
         dtype: A Keras dtype policy or its name (`mixed_bfloat16`); None keeps it.
         remat: See `from_json`.
 
     Raises:
-        ValueError: The architecture does not take such pictures, or cannot `remat`.
+        ValueError: The architecture does not support the image size or `remat`.
     """
-    policy = dtype and keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
-    resized = image_size and image_size != backbone.input_shape[1]
-    config = _rewrite(json.loads(to_json(backbone)), image_size if resized else None, policy)
+    policy = None
+    if dtype:
+        policy = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
+    is_resized = image_size and image_size != backbone.input_shape[1]
+    config = _rewrite(json.loads(to_json(backbone)), image_size if is_resized else None, policy)
     text = json.dumps(config)
     copy = from_json(text, remat)
-    antialias = antialiased(text)
+    antialias = _uses_antialiasing(text)
     if len(copy.weights) != len(backbone.weights):
-        raise ValueError(f"its weights change in number with the picture size {image_size}")
+        raise ValueError(f"the number of its weights changes with image size {image_size}")
     for old, new in zip(backbone.weights, copy.weights, strict=True):
-        new.assign(_fitted(old, new.shape, antialias))
+        new.assign(_fit_weight(old, new.shape, antialias))
     return copy
 
 
-def _fitted(weight: keras.Variable, shape: tuple[int, ...], antialias: bool) -> np.ndarray:
-    """The value of a weight for a place of `shape`; what differs must be about positions."""
+def resize_backbone(backbone: keras.Model, image_size: int) -> Callable[..., tf.Tensor]:
+    """Returns a function for another image size that computes with the weights of `backbone`.
+
+    Position embeddings are interpolated at each call, so gradients reach those of `backbone`; its
+    other weights are used as they are. Batch norm uses its moving statistics and does not update
+    them.
+
+    Args:
+        backbone: A model of `[B, S, S, 3]`.
+        image_size: Side of the function's images; for S the result is `backbone` itself.
+
+    Returns:
+        `(images [B, image_size, image_size, 3], training=False) -> [B, F]`.
+
+    Raises:
+        ValueError: The architecture does not support the image size.
+    """
+    if image_size == backbone.input_shape[1]:
+        return backbone
+    resized = rebuild(backbone, image_size)
+    antialias = _uses_antialiasing(to_json(backbone))
+    pairs = list(zip(resized.weights, backbone.weights, strict=True))
+
+    def call(images: tf.Tensor, training: bool = False) -> tf.Tensor:
+        floats = [(new, old) for new, old in pairs if new.dtype.startswith("float")]
+        mapping = [(new, _resized_value(old, new, antialias)) for new, old in floats]
+        with keras.StatelessScope(state_mapping=mapping):
+            return resized(images, training=training)
+
+    return call
+
+
+def resize_position_embedding(
+    table: tf.Tensor, num_tokens: int, antialias: bool = True
+) -> tf.Tensor:
+    """Resizes position embeddings by bicubic interpolation over their square grid.
+
+    Tokens before the grid (class token, registers, distillation token) keep their embeddings.
+    Gradients pass through.
+
+    Args:
+        table: `[..., N, D]`, N = tokens before the grid + side * side.
+        num_tokens: The new N, with the same number of tokens before the grid.
+        antialias: Whether the grid is low-pass filtered before it shrinks.
+
+    Returns:
+        `[..., num_tokens, D]` with the dtype of `table`; `table` itself if N is `num_tokens`.
+
+    Raises:
+        ValueError: The numbers of tokens do not differ by square grids.
+    """
+    *_, old_tokens, dim = table.shape
+    if old_tokens == num_tokens:
+        return table
+    side, new_side = math.isqrt(old_tokens), math.isqrt(num_tokens)
+    prefix = old_tokens - side * side
+    if prefix != num_tokens - new_side * new_side:
+        raise ValueError(
+            f"{old_tokens} position embeddings cannot become {num_tokens}: not square grids"
+        )
+    rows = tf.reshape(table, [-1, old_tokens, dim])
+    grid = tf.reshape(tf.cast(rows[:, prefix:], tf.float32), [-1, side, side, dim])
+    grid = tf.image.resize(grid, [new_side, new_side], method="bicubic", antialias=antialias)
+    grid = tf.cast(tf.reshape(grid, [-1, new_side * new_side, dim]), rows.dtype)
+    resized = tf.concat([rows[:, :prefix], grid], axis=1)
+    return tf.reshape(resized, [*table.shape[:-2], num_tokens, dim])
+
+
+def _uses_antialiasing(text: str) -> bool:
+    """Whether the architecture resizes positions with antialiasing; only DINOv2 states it."""
+    return '"antialias_in_interpolation": false' not in text
+
+
+def _resized_value(weight: keras.Variable, like: keras.Variable, antialias: bool) -> tf.Tensor:
+    value = tf.convert_to_tensor(weight)
+    if value.shape == like.shape:
+        return value
+    return resize_position_embedding(value, like.shape[-2], antialias)
+
+
+def _fit_weight(weight: keras.Variable, shape: tuple[int, ...], antialias: bool) -> np.ndarray:
+    """The value of a weight in another `shape`; only weights about positions may differ."""
     value = keras.ops.convert_to_numpy(weight)
     if value.shape == tuple(shape):
         return value
-    if value.ndim == 2 and value.shape[0] == 1 and value.dtype.kind == "i":  # position numbers
+    if value.ndim == 2 and value.shape[0] == 1 and value.dtype.kind == "i":  # position ids
         return np.arange(shape[1], dtype=value.dtype)[None]
     if value.ndim in (2, 3) and "position" in weight.path and value.shape[-1] == shape[-1]:
-        return np.asarray(resize_positions(value, shape[-2], antialias))
+        return np.asarray(resize_position_embedding(value, shape[-2], antialias))
     raise ValueError(f"its weight {weight.path} {value.shape} would have to become {tuple(shape)}")
 
 
-def _rewrite(value: object, size: int | None, policy: dict | None) -> object:
-    """Another picture size and precision for a serialised model."""
+def _rewrite(value: Any, size: int | None, policy: dict | None) -> Any:
+    """Changes image size and precision in a serialized model."""
     if isinstance(value, list):
         return [_rewrite(item, size, policy) for item in value]
     if not isinstance(value, dict):
         return value
     if value.get("class_name") in _ALWAYS_FLOAT32:
         policy = None
-    return {k: _entry(k, v, size, policy) for k, v in value.items() if k not in _BUILT}
+    return {k: _rewrite_entry(k, v, size, policy) for k, v in value.items() if k not in _BUILT}
 
 
-def _entry(key: str, value: object, size: int | None, policy: dict | None) -> object:
+def _rewrite_entry(key: str, value: Any, size: int | None, policy: dict | None) -> Any:
     if policy and key == "dtype" and isinstance(value, dict):
         return policy
     if size and key == "batch_shape" and isinstance(value, list) and len(value) == 4:
-        side = size if value[3] == 3 else None  # None: maps of features within
+        side = size if value[3] == 3 else None  # None: feature maps inside
         return [value[0], side, side, value[3]]
     if size and key in ("image_shape", "input_shape", "position_embedding_shape") and value:
         return [size, size, *value[2:]]
     if size and key == "image_size" and value:
         return [size, size] if isinstance(value, list) else size
     return _rewrite(value, size, policy)
+
+
+def _rematerialize(backbone: keras.Model) -> None:
+    """Makes every block of `backbone` keep only its input while training.
+
+    `keras.RematScope` cannot be used: in a `tf.function` it fails for layers that are called with
+    keyword arguments, as KerasHub's blocks are (keras-team/keras#21207).
+
+    Raises:
+        ValueError: The blocks are not layers, or have dropout, which would differ when recomputed.
+    """
+    names = block_names(backbone)
+    if not names:
+        raise ValueError("gradient checkpointing (remat) needs a transformer backbone")
+    for layer in flatten_layers(backbone):
+        if getattr(layer, "rate", 0):
+            raise ValueError(f"gradient checkpointing (remat) cannot have dropout ({layer.rate})")
+    for layer in flatten_layers(backbone):
+        if layer.name in names:
+            layer.call = _recomputing(layer.call)
+
+
+def _recomputing(call: Callable) -> Callable:
+    @functools.wraps(call)
+    def recomputing(first: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(first, keras.KerasTensor):
+            return call(first, *args, **kwargs)
+        outputs = []
+
+        def output_tensors(x: tf.Tensor) -> list[tf.Tensor]:
+            outputs.append(call(x, *args, **kwargs))
+            return [output for output in tf.nest.flatten(outputs[-1]) if output is not None]
+
+        tensors = iter(tf.recompute_grad(output_tensors)(first))
+        return tf.nest.map_structure(lambda x: None if x is None else next(tensors), outputs[0])
+
+    return recomputing

@@ -1,4 +1,4 @@
-"""How deep in the network each weight stands, for layer-wise learning rates."""
+"""Depth of each weight in the network, for layer-wise learning rates."""
 
 import re
 
@@ -10,34 +10,36 @@ _BLOCK = re.compile(
 _STAGE = re.compile(r".*(?:stage|stack)s?_*\d+(?![0-9])")
 
 
-def depths(backbone: keras.Model) -> dict[str, float]:
-    """The path of each weight -> its depth, 0 at the picture to 1 at the features.
+def layer_depths(backbone: keras.Model) -> dict[str, float]:
+    """Maps the path of each weight to its depth, from 0 at the image to 1 at the features.
 
-    A depth is shared by the weights of a block (transformer block, residual block, ...), by what
-    comes before the first block, and by what follows the last. The layer-wise decay of BEiT
-    (arXiv 2106.08254) is `rate * decay ** (number_of_depths * (1 - depth))`.
+    The weights of a block (transformer block, residual block, ...) share one depth, and so do those
+    before the first block and those after the last. The layer-wise decay of BEiT (arXiv 2106.08254)
+    is `learning_rate * decay ** (num_depths * (1 - depth))`.
     """
     paths = [weight.path for weight in backbone.weights]
-    blocks = [_block(path) for path in paths]
-    if not any(blocks):  # no name tells: every layer at the top is a block
+    blocks = [_block_prefix(path) for path in paths]
+    if not any(blocks):  # the names tell nothing: every layer at the top level is a block
         parts = [path.split("/") for path in paths]
         while len({part[0] for part in parts}) == 1 and min(map(len, parts)) > 2:
-            parts = [part[1:] for part in parts]  # models that only hold the next one
+            parts = [part[1:] for part in parts]  # models that only wrap another one
         blocks = [part[0] for part in parts]
-    depth, last, of_block, found = 0, None, {}, {}
+    depth, previous = 0, None
+    depth_of_block: dict[str | None, int] = {}
+    index_of_path: dict[str, int] = {}
     for path, block in zip(paths, blocks, strict=True):
-        if block not in of_block and block != last:
-            depth += bool(found)
-        last = block
+        if block not in depth_of_block and block != previous:
+            depth += bool(index_of_path)
+        previous = block
         if block:
-            of_block.setdefault(block, depth)
-        found[path] = of_block.get(block, depth)
-    return {path: number / max(depth, 1) for path, number in found.items()}
+            depth_of_block.setdefault(block, depth)
+        index_of_path[path] = depth_of_block.get(block, depth)
+    return {path: index / max(depth, 1) for path, index in index_of_path.items()}
 
 
-def number_of_depths(backbone: keras.Model) -> int:
-    """How many different depths `backbone` has: for a transformer, its blocks and two."""
-    return len(set(depths(backbone).values()))
+def num_depths(backbone: keras.Model) -> int:
+    """Counts the distinct depths of `backbone`: for a transformer, its blocks plus two."""
+    return len(set(layer_depths(backbone).values()))
 
 
 def block_names(backbone: keras.Model) -> list[str]:
@@ -47,11 +49,11 @@ def block_names(backbone: keras.Model) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _block(path: str) -> str | None:
-    """The part of a path that names the block, or else the stage, that a weight belongs to."""
+def _block_prefix(path: str) -> str | None:
+    """Prefix of a weight's path that names its block, or else its stage."""
     parts = path.split("/")
     for pattern in (_BLOCK, _STAGE):
-        for number, part in enumerate(parts):
+        for index, part in enumerate(parts):
             if match := pattern.match(part):
-                return "/".join([*parts[:number], match.group()])
+                return "/".join([*parts[:index], match.group()])
     return None

@@ -1,26 +1,27 @@
-"""Class weights divided over the replicas of a `tf.distribute` strategy.
+"""Class weights sharded over the replicas of a `tf.distribute` strategy.
 
-Replica r of R holds the classes from `r * ceil(C / R)` on, in its own copy of a variable whose
-copies are never made equal. Each replica compares the pictures of all replicas with its classes;
-per picture only two numbers, the target's logit and the others' log-sum-exp, go between replicas.
-Differentiating on every replica its own losses gives each the complete gradient of its classes, so
-it must not be summed over the replicas again; that of the embeddings is complete as well.
+Replica r of R holds `ceil(C / R)` classes starting at `r * ceil(C / R)`, in its own copy of a
+variable whose copies are never synchronized. Each replica compares the images of all replicas with
+its classes; only two numbers per image, the target logit and the log-sum-exp of the rest, travel
+between replicas. Every replica differentiates its own losses and thereby gets the complete gradient
+of its classes, so that gradient must not be summed over the replicas again; the gradient of the
+embeddings is complete as well.
 """
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from universal_embedding.models.heads.softmax import NEVER
+from universal_embedding.models.heads.softmax import NEG_INF, SoftmaxTerms
 
 
-def shard_size(classes: int, shards: int) -> int:
-    """Classes on each replica; the last may hold some that do not exist."""
-    return -(-classes // shards)
+def shard_size(num_classes: int, num_shards: int) -> int:
+    """Classes per replica; the last shards may hold padding classes that do not exist."""
+    return -(-num_classes // num_shards)
 
 
 def make_sharded(values: np.ndarray, size: int, name: str) -> keras.Variable:
-    """A variable `[size, D]` of which each replica has its own part of `values [rows, D]`."""
+    """Creates a variable `[size, D]` of which each replica holds its rows of `values [rows, D]`."""
     variable = keras.Variable(
         np.zeros((size, values.shape[1]), np.float32),
         synchronization="on_read",
@@ -32,48 +33,59 @@ def make_sharded(values: np.ndarray, size: int, name: str) -> keras.Variable:
 
 
 def read_shards(variable: keras.Variable, rows: int) -> np.ndarray:
-    """All replicas' rows one after another, `[rows, D]`: what to save. Outside of replicas.
+    """Concatenates the shards of all replicas to `[rows, D]`, for saving; cross-replica only.
 
-    Works on the slots of an optimizer as well.
+    Works on optimizer slots as well.
     """
     copies = tf.distribute.get_strategy().experimental_local_results(variable.value)
     return np.concatenate([copy.numpy() for copy in copies])[:rows]
 
 
 def write_shards(variable: keras.Variable, values: np.ndarray) -> None:
-    """Gives each replica its rows of `values [rows, D]`. Outside of replicas."""
+    """Assigns to each replica its rows of `values [rows, D]`; cross-replica only."""
     copies = tf.distribute.get_strategy().experimental_local_results(variable.value)
     size = variable.shape[0]
-    for number, copy in enumerate(copies):
-        part = values[number * size : (number + 1) * size]
-        copy.assign(np.pad(part, ((0, size - len(part)), (0, 0))))
+    for index, copy in enumerate(copies):
+        shard = values[index * size : (index + 1) * size]
+        copy.assign(np.pad(shard, ((0, size - len(shard)), (0, 0))))
 
 
-def gather_batch(part: tf.Tensor) -> tf.Tensor:
-    """`[b, ...]` of each replica -> `[R * b, ...]`, the same on all."""
+def all_gather(local: tf.Tensor) -> tf.Tensor:
+    """Concatenates the `[b, ...]` of every replica to `[R * b, ...]`, the same on all replicas."""
     context = tf.distribute.get_replica_context()
-    batch = part.shape[0] and part.shape[0] * context.num_replicas_in_sync
-    return tf.ensure_shape(context.all_gather(part, axis=0), [batch, *part.shape[1:]])
+    batch = local.shape[0] and local.shape[0] * context.num_replicas_in_sync
+    return tf.ensure_shape(context.all_gather(local, axis=0), [batch, *local.shape[1:]])
 
 
 def local_classes(
-    labels: tf.Tensor, classes: int, shards: int
+    labels: tf.Tensor, num_classes: int, num_shards: int
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Labels as this replica counts them (-1: another replica's), and `bias` of its classes."""
-    size = shard_size(classes, shards)
+    """Labels relative to this replica's shard, and the bias that masks its padding classes.
+
+    Args:
+        labels: `[B]` int32, global classes.
+        num_classes: C of all shards together.
+        num_shards: Number of replicas.
+
+    Returns:
+        labels: `[B]` int32, -1 where another replica holds the class.
+        bias: `[shard_size]` float32, or None where no shard has padding.
+    """
+    size = shard_size(num_classes, num_shards)
     first = size * tf.distribute.get_replica_context().replica_id_in_sync_group
-    here = (labels >= first) & (labels < first + size)
+    is_local = (labels >= first) & (labels < first + size)
     bias = None
-    if size * shards != classes:
-        bias = tf.where(first + tf.range(size) < classes, 0.0, NEVER)
-    return tf.where(here, labels - first, -1), bias
+    if size * num_shards != num_classes:
+        bias = tf.where(first + tf.range(size) < num_classes, 0.0, NEG_INF)
+    return tf.where(is_local, labels - first, -1), bias
 
 
-def combine(
-    target: tf.Tensor, others: tf.Tensor, batch: int | tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The replicas' `[R * b]` splits -> the whole split of this replica's own `[b]` pictures."""
+def merge_shards(
+    target_logit: tf.Tensor, rest_logsumexp: tf.Tensor, local_batch: int | tf.Tensor
+) -> SoftmaxTerms:
+    """Merges the shards' `[R * b]` terms into the full `[b]` terms of this replica's images."""
     context = tf.distribute.get_replica_context()
-    parts = context.all_gather(tf.stack((target, others))[None], axis=0)
-    own = parts[:, :, context.replica_id_in_sync_group * batch :][:, :, :batch]
-    return tf.reduce_sum(own[:, 0], axis=0), tf.reduce_logsumexp(own[:, 1], axis=0)
+    shards = context.all_gather(tf.stack((target_logit, rest_logsumexp))[None], axis=0)
+    start = context.replica_id_in_sync_group * local_batch
+    local = shards[:, :, start:][:, :, :local_batch]
+    return tf.reduce_sum(local[:, 0], axis=0), tf.reduce_logsumexp(local[:, 1], axis=0)
