@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from tests.helpers.layouts import write_image, write_small_dataset
 from universal_embedding.datasets import prepare, records, shards, writer
@@ -29,14 +31,20 @@ def prepare_toys(root: Path, data_dir: Path, **options) -> bool:
 
 
 def assert_refused(root: Path, data_dir: Path, *words: str):
-    """Preparing fails with these words and leaves nothing."""
+    """Preparing fails with these words and leaves nothing that counts as prepared."""
     with pytest.raises(UserError) as caught:
         prepare_toys(root, data_dir)
     assert all(word in str(caught.value) for word in words), caught.value
     assert "\n" not in str(caught.value)
-    assert not list(data_dir.rglob("*record*"))
+    assert_not_prepared(data_dir)
+
+
+def assert_not_prepared(data_dir: Path):
+    """Neither this package nor TFDS takes what is there for a dataset."""
     with pytest.raises(UserError, match="universal-embedding prepare"):
         list_prepared_domains(data_dir, "small")
+    with pytest.raises(tfds.core.DatasetNotFoundError):
+        tfds.load("small/toys", data_dir=data_dir, download=False)
 
 
 def test_missing_info_files_are_an_error(tmp_path):
@@ -144,24 +152,6 @@ def test_split_without_a_decodable_image_is_refused(root, data_dir):
         prepare_toys(root, data_dir, skip_corrupt=True)
 
 
-def test_interrupted_preparation_leaves_nothing_and_can_be_repeated(root, data_dir, monkeypatch):
-    write_shard, calls = shards.write_shard, []
-
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        return write_shard(*arguments)
-
-    monkeypatch.setattr(shards, "write_shard", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        prepare_toys(root, data_dir)
-    assert not list(data_dir.rglob("*record*"))
-    monkeypatch.undo()
-    assert prepare_toys(root, data_dir)
-    assert not prepare_toys(root, data_dir)
-
-
 def test_other_options_than_those_prepared_are_refused(tmp_path):
     for i in range(6):
         write_image(tmp_path / f"zoo/{i // 2}/{i}.png", i)
@@ -193,7 +183,7 @@ def test_verify_counts_the_records(prepared):
 
 
 def damage_records(folder: Path):
-    file = next(folder.glob("*train.array_record*"))
+    file = next(folder.glob("*train.tfrecord*"))
     data = bytearray(file.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 64] = bytes(64)
@@ -201,22 +191,42 @@ def damage_records(folder: Path):
 
 
 def truncate_records(folder: Path):
-    file = next(folder.glob("*train.array_record*"))
+    file = next(folder.glob("*train.tfrecord*"))
     file.write_bytes(file.read_bytes()[:1000])
 
 
 def remove_records(folder: Path):
-    next(folder.glob("*train.array_record*")).unlink()
+    next(folder.glob("*train.tfrecord*")).unlink()
+
+
+def rewrite_table(folder: Path, labels, lengths=None):
+    train = records.Records(folder, "toys", "train")
+    lengths = train.lengths if lengths is None else lengths
+    labels = Labels.from_rows(labels)
+    records.write_record_table(folder, "train", labels, train.image_ids[: len(labels)], [lengths])
 
 
 def swap_labels(folder: Path):
-    ids = records.read_image_ids(folder, "train")
-    records.write_labels(folder, "train", Labels.from_rows([0, 1, 2, 0, 1, 2, 1]), ids)
+    rewrite_table(folder, [0, 1, 2, 0, 1, 2, 1])
 
 
 def remove_a_label(folder: Path):
-    ids = records.read_image_ids(folder, "train")
-    records.write_labels(folder, "train", Labels.from_rows([0] * 6), ids[:6])
+    rewrite_table(folder, [0] * 6)
+
+
+def move_records(folder: Path):
+    """All places but the first and the last are wrong; the shard's size is right."""
+    lengths = records.Records(folder, "toys", "train").lengths
+    rewrite_table(folder, [0, 1, 2, 0, 1, 2, 0], lengths + np.array([8, 0, 0, 0, 0, 0, -8]))
+
+
+def remove_table(folder: Path):
+    (folder / "records-train.npz").unlink()
+
+
+def truncate_table(folder: Path):
+    file = folder / "records-train.npz"
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 def damage_info(folder: Path):
@@ -225,9 +235,43 @@ def damage_info(folder: Path):
 
 @pytest.mark.parametrize(
     "damage",
-    [damage_records, truncate_records, remove_records, swap_labels, remove_a_label, damage_info],
+    [
+        damage_records,
+        truncate_records,
+        remove_records,
+        swap_labels,
+        remove_a_label,
+        move_records,
+        remove_table,
+        truncate_table,
+        damage_info,
+    ],
 )
 def test_verify_finds_damage(prepared, damage):
     damage(prepared)
-    with pytest.raises(UserError, match=r"prepare it again"):
+    with pytest.raises(UserError, match=r"prepare (it|the dataset) again") as caught:
         prepare.verify_records(prepared, "toys")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (truncate_records, r"small-train.tfrecord-00000-of-00001 has 1,000 bytes, not 7,598"),
+        (remove_records, r"small-train.tfrecord-00000-of-00001 is missing"),
+        (remove_a_label, r"records-train.npz has places of 7 records and labels of 6"),
+        (remove_table, r"records-train.npz is missing"),
+        (truncate_table, r"records-train.npz is damaged"),
+    ],
+)
+def test_damaged_split_is_not_opened(prepared, damage, words):
+    damage(prepared)
+    with pytest.raises(UserError, match=words):
+        open_records(prepared.parent.parent.parent, "small", "toys", "train")
+    assert len(open_records(prepared.parent.parent.parent, "small", "toys", "test")) == 2
+
+
+def test_record_that_is_not_at_its_place_is_not_read(prepared):
+    move_records(prepared)
+    with pytest.raises(UserError, match=r"has no record of \d+ bytes at byte \d+"):
+        records.Records(prepared, "toys", "train").read([3])

@@ -43,7 +43,7 @@ def root(tmp_path_factory):
 
 
 def prepare_source(root, data_dir, key, config=SMALL):
-    builder = Guie(config=key, data_dir=data_dir, guie_config=config, allow_partial=True)
+    builder = Guie(key, data_dir=data_dir, guie_config=config, allow_partial=True)
     assert prepare.prepare(builder, root)
     return [open_records(data_dir, "guie", key, split) for split in ("train", "val")]
 
@@ -97,13 +97,13 @@ def test_disjoint_classes_of_val_are_not_in_train(root, tmp_path):
 
 def test_missing_classes_are_an_error(root, tmp_path):
     with pytest.raises(UserError, match=r"3 classes, expected 1,000.*--allow_partial"):
-        prepare.prepare(Guie(config="imagenet", data_dir=tmp_path), root)
+        prepare.prepare(Guie("imagenet", data_dir=tmp_path), root)
 
 
 def test_missing_folder_gives_instructions(tmp_path):
     (tmp_path / "products10k").mkdir()
     with pytest.raises(UserError, match=r"imagenet is not a directory.*https://www.image-net.org"):
-        prepare.prepare(Guie(config="imagenet", data_dir=tmp_path / "data"), tmp_path)
+        prepare.prepare(Guie("imagenet", data_dir=tmp_path / "data"), tmp_path)
 
 
 @pytest.mark.parametrize("content, words", [(None, "missing"), ("a,b\n1,2\n", "columns")])
@@ -112,4 +112,4 @@ def test_invalid_csv_is_refused(tmp_path, content, words):
     if content:
         (tmp_path / "products10k/train.csv").write_text(content)
     with pytest.raises(UserError, match=words):
-        prepare.prepare(Guie(config="products10k", data_dir=tmp_path / "data"), tmp_path)
+        prepare.prepare(Guie("products10k", data_dir=tmp_path / "data"), tmp_path)

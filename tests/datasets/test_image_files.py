@@ -9,14 +9,14 @@ from PIL import Image
 
 from tests.helpers.odd_images import HEIGHT, ODD_IMAGES, WIDTH, encode, half_transparent, make_scene
 from universal_embedding.datasets.image_files import (
-    MAX_PIXELS,
     CorruptImageError,
-    list_image_files,
     read_image,
     read_image_bytes,
     to_tf_decodable,
     unescape_path,
 )
+from universal_embedding.datasets.image_limits import MAX_PIXELS
+from universal_embedding.datasets.image_listing import list_image_files
 from universal_embedding.errors import UserError
 
 
@@ -312,10 +312,10 @@ def test_large_images_are_refused_by_their_header():
     header = PLAIN["png"][:100]  # nothing to decode
     with pytest.raises(CorruptImageError, match=f"{WIDTH} x {HEIGHT} pixels"):
         read_image(header, max_pixels=limit - 1)
-    bomb = encode(Image.new("1", (9000, 9000)), "PNG")
-    assert len(bomb) < 200_000
-    with pytest.raises(CorruptImageError, match="9000 x 9000 pixels, more than 50,000,000"):
-        read_image(bomb, max_pixels=MAX_PIXELS)
+    bomb = encode(Image.new("1", (10_001, 10_000)), "PNG")
+    assert len(bomb) < 200_000 and MAX_PIXELS == 100_000_000
+    with pytest.raises(CorruptImageError, match="10001 x 10000 pixels, more than 100,000,000"):
+        read_image(bomb)
     for source in (make_scene(), np.asarray(make_scene())):
         read_image(source, max_pixels=limit)
         with pytest.raises(CorruptImageError, match="more than"):
@@ -336,6 +336,8 @@ def test_list_image_files_counts_the_others(tmp_path):
         (tmp_path / "images" / name).touch()
     (tmp_path / "secret.jpg").touch()
     (tmp_path / "images/link.jpg").symlink_to(tmp_path / "secret.jpg")
-    assert list_image_files(tmp_path / "images") == (["0.webp", "a/2.png", "b/1.JPG"], 3)
+    listing = list_image_files(tmp_path / "images")
+    assert listing.names == ["0.webp", "a/2.png", "b/1.JPG"]
+    assert (listing.num_other_files, listing.unusable) == (3, {})
     with pytest.raises(UserError, match="not a directory"):
         list_image_files(tmp_path / "nothing")

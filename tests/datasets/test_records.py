@@ -17,7 +17,7 @@ from universal_embedding.datasets.records import (
     open_query_and_index,
     open_records,
 )
-from universal_embedding.datasets.uned import make_uned_layout_builder
+from universal_embedding.datasets.uned import UnedLayoutBuilder
 from universal_embedding.errors import UserError
 
 
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory):
     root = write_small_dataset(tmp_path_factory.mktemp("manual"))
     data_dir = tmp_path_factory.mktemp("data")
     for domain in ("toys", "birds"):
-        assert prepare.prepare(make_uned_layout_builder("small", domain, data_dir=data_dir), root)
+        assert prepare.prepare(UnedLayoutBuilder("small", domain, data_dir=data_dir), root)
     return root, data_dir
 
 
@@ -71,15 +71,6 @@ def test_pickled_records_are_read_from_threads(prepared):
     assert read == [records.read([i % 7])[0] for i in range(200)]
 
 
-def test_missing_labels_file_is_rebuilt(prepared):
-    before = open_records(prepared[1], "small", "toys", "test")
-    next(prepared[1].glob("small/toys/*/labels-test.npz")).unlink()
-    after = open_records(prepared[1], "small", "toys", "test")
-    assert after.image_ids.tolist() == before.image_ids.tolist()
-    assert after.labels.values.tolist() == before.labels.values.tolist()
-    assert after.labels.splits.tolist() == before.labels.splits.tolist()
-
-
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -100,18 +91,18 @@ def test_train_split_has_no_queries(prepared):
 
 @pytest.fixture
 def old_version(prepared, tmp_path):
-    """data_dir with domain `toys` as version 1.0.0 and `birds` as the current version."""
+    """data_dir with domain `toys` as version 2.0.0 and `birds` as the current version."""
     data_dir = tmp_path / "data"
     shutil.copytree(prepared[1], data_dir)
-    (data_dir / "small/toys/2.0.0").rename(data_dir / "small/toys/1.0.0")
+    (data_dir / "small/toys/3.0.0").rename(data_dir / "small/toys/2.0.0")
     return data_dir
 
 
-def test_prepared_version_is_2(prepared):
-    assert dataset_dir(prepared[1], "small", "toys").name == "2.0.0"
+def test_prepared_version_is_3(prepared):
+    assert dataset_dir(prepared[1], "small", "toys").name == "3.0.0"
 
 
-def test_version_1_alone_is_refused_in_one_line(old_version):
+def test_version_2_alone_is_refused_in_one_line(old_version):
     for attempt in (
         lambda: open_records(old_version, "small", "toys", "train"),
         lambda: open_query_and_index(old_version, "small", "toys", "test"),
@@ -121,15 +112,15 @@ def test_version_1_alone_is_refused_in_one_line(old_version):
         with pytest.raises(UserError) as caught:
             attempt()
         message = str(caught.value)
-        assert str(old_version / "small/toys/1.0.0") in message
+        assert str(old_version / "small/toys/2.0.0") in message
         assert "prepare it again: universal-embedding prepare" in message
         assert "--domains=toys" in message and "\n" not in message
     assert len(open_records(old_version, "small", "birds", "test")) == 2
 
 
-def test_version_2_is_prepared_beside_version_1(old_version, prepared):
-    builder = make_uned_layout_builder("small", "toys", data_dir=old_version)
+def test_version_3_is_prepared_beside_version_2(old_version, prepared):
+    builder = UnedLayoutBuilder("small", "toys", data_dir=old_version)
     assert prepare.prepare(builder, prepared[0])
     assert list_prepared_domains(old_version, "small") == ["birds", "toys"]
-    assert dataset_dir(old_version, "small", "toys").name == "2.0.0"
+    assert dataset_dir(old_version, "small", "toys").name == "3.0.0"
     assert not prepare.prepare(builder, prepared[0])

@@ -1,1 +1,0 @@
-"""What the pictures show: one file for each kind of thing."""
