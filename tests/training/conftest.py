@@ -3,10 +3,10 @@
 import keras
 import pytest
 import tensorflow as tf
-from support.fake_records import domains
 
+from tests.helpers.fake_records import make_domains
 from universal_embedding.training.config import base_config, stage
-from universal_embedding.training.run import Run
+from universal_embedding.training.experiment import Experiment
 
 
 @pytest.fixture(scope="session")
@@ -26,7 +26,7 @@ def tiny_backbone(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def records():
-    return domains({"apples": 30, "boats": 50, "coins": 20}, height=20, width=24)
+    return make_domains({"apples": 30, "boats": 50, "coins": 20}, height=20, width=24)
 
 
 @pytest.fixture
@@ -35,26 +35,26 @@ def config(tiny_backbone):
     config.data.batch_size = 12
     config.model.backbone = str(tiny_backbone)
     config.model.image_size = 16
-    config.model.dimension = 5
-    config.log_every = 5
-    config.checkpoint_every = 4
-    everything = {"backbone_rate": 1e-2, "projection_rate": 1e-2, "head_rate": 1e-2}
-    config.stages = (stage(steps=10, **everything),)
+    config.model.embedding_dim = 5
+    config.log_every_steps = 5
+    config.checkpoint_every_steps = 4
+    learning_rates = {"backbone_lr": 1e-2, "projection_lr": 1e-2, "head_lr": 1e-2}
+    config.stages = (stage(steps=10, **learning_rates),)
     return config
 
 
 @pytest.fixture
-def make_run(config, records, tmp_path):
+def make_experiment(config, records, tmp_path):
     def make(folder="run", strategy=None, **overrides):
         changed = config.copy_and_resolve_references()
         for name, value in overrides.items():
             changed[name] = value
         strategy = strategy or tf.distribute.get_strategy()
-        return Run(changed, records, tmp_path / folder, strategy)
+        return Experiment.from_config(changed, records, tmp_path / folder, strategy)
 
     return make
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _same_ops_every_time():
+def _deterministic_ops():
     tf.config.experimental.enable_op_determinism()

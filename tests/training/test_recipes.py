@@ -1,91 +1,149 @@
-"""Every file of configs/, with each of its arguments: what it asks for, and what it refuses."""
+"""Every recipe of configs/ with each of its arguments: what it describes, and what it refuses."""
 
-import importlib.util
-from pathlib import Path
+import importlib
+import importlib.resources
 
 import pytest
 
+from tests.helpers.fake_records import make_domains
 from universal_embedding.datasets.domains import UNED
 from universal_embedding.errors import UserError
-from universal_embedding.training.config import OBJECTIVES
-from universal_embedding.training.stages import read_stages
+from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.hooks import default_hooks
+from universal_embedding.training.losses import LOSSES
+from universal_embedding.training.run_directory import write_config
+from universal_embedding.training.schedule import read_stages
+from universal_embedding.training.strategy import make_strategy
+from universal_embedding.training.trainer import train
 
-FOLDER = Path(__file__).parents[2] / "configs"
+DISTILLATION = ("distance_distribution", "distance", "rkd_distance")
+METHODS = (*DISTILLATION, "udon", "joint", "separate")
 ARGUMENTS = {
     "demo": [""],
     "distill": [
         "method=specialist,domain=flags",
-        "method=specialist,domain=flags,finetune=15",
-        "finetune=960",
-        *(f"method={m}" for m in ("feng", "absolute", "relational", "udon", "joint", "separate")),
+        "method=specialist,domain=flags,finetune_steps=15",
+        "finetune_steps=960",
+        *(f"method={method}" for method in METHODS),
     ],
-    "distill_small": [f"method={m}" for m in ("joint", "feng", "absolute", "relational")],
+    "distill_small": [f"method={method}" for method in ("joint", *DISTILLATION)],
     "guie": ["", "recipe=locked"],
-    "linear_probe": ["", "folder"],
+    "linear_probe": ["", "dataset=folder"],
     "uned": ["variant=UJCDS", "variant=UJCRR", "variant=USCDS", "variant=USCRR", "domain=cars"],
-    "uned_mini": [""],
+    "uned_mini": ["", "backbone=MobileNetV2"],
 }
+CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
 
 
-def recipe(name, argument=""):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument) if argument else module.get_config()
+def load_recipe(name, argument=""):
+    return importlib.import_module(f"configs.{name}").get_config(argument)
 
 
-def test_every_recipe_is_here():
-    assert sorted(ARGUMENTS) == sorted(path.stem for path in FOLDER.glob("*.py"))
+def test_every_recipe_is_covered():
+    configs = importlib.import_module("configs")
+    folder = importlib.resources.files(configs)
+    names = {path.name.removesuffix(".py") for path in folder.iterdir() if path.suffix == ".py"}
+    assert names - {"__init__"} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_recipe_has_valid_stages_and_the_teachers_that_it_needs(name, argument):
+    config = load_recipe(name, argument)
+    stages = read_stages(config.stages, config.model.image_size)
+    assert all(stage.learning_rates for stage in stages)
+    weights = {loss: options.weight for loss, options in config.losses.items()}
+    assert weights.keys() == LOSSES.keys()
+    assert any(weights.values()) and min(weights.values()) >= 0
+    needs_teachers = any(weights[method] for method in DISTILLATION)
+    assert bool(config.distillation.teachers) == needs_teachers
+    assert ".." not in config.model.backbone + config.distillation.teachers
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_runlocal_keeps_the_recipe_and_shrinks_the_run(name, argument):
+    full = load_recipe(name, argument)
+    local = load_recipe(name, f"{argument},runlocal=true")
+    assert local.model.backbone == "small" and local.data.batch_size == 8
+    assert all(stage.steps <= 4 for stage in local.stages)
+    for field in ("losses", "head", "augmentation", "distillation"):
+        assert local[field].to_dict() == full[field].to_dict()
+    assert len(local.stages) == len(full.stages)
+    read_stages(local.stages, local.model.image_size)
+
+
+def smoke_test(config, workdir):
+    """Trains a recipe to its end on a few random images."""
+    domains = config.data.domains or ("cars", "flags")
+    records = make_domains(dict.fromkeys(domains, 24), height=40, width=50)
+    experiment = Experiment.from_config(config, records, workdir, make_strategy())
+    write_config(workdir, config, experiment.data_summary())
+    assert train(experiment, default_hooks(experiment))
+    assert int(experiment.step.numpy()) == sum(stage.steps for stage in config.stages)
 
 
 @pytest.mark.parametrize(
-    ("name", "argument"), [(name, each) for name, of in ARGUMENTS.items() for each in of]
+    ("name", "argument"),
+    [
+        ("demo", ""),
+        ("linear_probe", ""),
+        pytest.param("distill", "method=udon,finetune_steps=2", marks=pytest.mark.slow),
+        pytest.param("guie", "recipe=locked", marks=pytest.mark.slow),
+        pytest.param("uned", "variant=USCRR", marks=pytest.mark.slow),
+        pytest.param("uned_mini", "", marks=pytest.mark.slow),
+    ],
 )
-def test_a_recipe_has_valid_stages_and_the_teachers_that_it_needs(name, argument):
-    config = recipe(name, argument)
-    stages = read_stages(config.stages, config.model.image_size)
-    assert all(stage.rates for stage in stages)
-    objectives = {objective: config.objectives[objective] for objective in OBJECTIVES}
-    assert any(objectives.values()) and min(objectives.values()) >= 0
-    taught = any(objectives[method] for method in ("feng", "absolute", "relational"))
-    assert bool(config.distillation.teachers) == taught
+def test_runlocal_trains_to_the_end(name, argument, tmp_path):
+    smoke_test(load_recipe(name, f"{argument},runlocal=true"), tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_runlocal_distills_from_specialists_and_a_universal_model(tmp_path):
+    for domain in ("cars", "flags"):
+        argument = f"method=specialist,domain={domain},runlocal"
+        smoke_test(load_recipe("distill", argument), tmp_path / domain)
+    teachers = f"teachers={tmp_path}/{{domain}}"
+    smoke_test(load_recipe("distill", f"{teachers},runlocal"), tmp_path / "universal")
+    argument = f"method=rkd_distance,teacher={tmp_path}/universal,runlocal"
+    smoke_test(load_recipe("distill_small", argument), tmp_path / "small")
 
 
 def test_uned_takes_the_published_numbers_of_steps():
-    universal = recipe("uned", "variant=UJCRR")
+    universal = load_recipe("uned", "variant=UJCRR")
     steps = sum(stage.steps for stage in universal.stages)
-    # 7 epochs of 22,118 steps, the specialist of food2k 30 of 3,690 (472,349 pictures / 128).
+    # 7 epochs of 22,118 steps; the specialist of food2k 30 of 3,690 (472,349 images / 128).
     assert steps == pytest.approx(7 * 22_118, rel=1e-3)
-    specialist = recipe("uned", "domain=food2k")
-    assert sum(s.steps for s in specialist.stages) == 30 * (UNED["food2k"].pictures["train"] // 128)
+    specialist = load_recipe("uned", "domain=food2k")
+    epoch = UNED["food2k"].num_images["train"] // 128
+    assert sum(stage.steps for stage in specialist.stages) == 30 * epoch
     assert tuple(specialist.data.domains) == ("food2k",)
 
 
-@pytest.mark.parametrize("finetune", [15, 120, 960])
-def test_the_average_keeps_the_same_part_of_its_beginning_however_long_it_is(finetune):
-    config = recipe("distill", f"finetune={finetune}")
-    assert config.stages[1].steps == finetune
-    kept = 1.0
-    for _ in range(finetune):
-        kept *= config.optimizer.average
-    assert kept == pytest.approx(0.3)
+@pytest.mark.parametrize("steps", [15, 120, 960])
+def test_ema_keeps_the_same_weight_on_its_start_for_any_number_of_steps(steps):
+    config = load_recipe("distill", f"finetune_steps={steps}")
+    assert config.stages[1].steps == steps
+    remaining = 1.0
+    for _ in range(steps):
+        remaining *= config.optimizer.ema_decay
+    assert remaining == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize(
-    ("name", "argument", "named"),
+    ("name", "argument", "message"),
     [
         ("distill", "method=fang", "method=fang"),
         ("distill", "method=specialist", "domain=KEY"),
-        ("distill", "method=feng,domain=flags", "domain=KEY"),
-        ("distill", "finetune=-1", "finetune=-1"),
+        ("distill", "method=distance,domain=flags", "domain=KEY"),
+        ("distill", "finetune_steps=-1", "finetune_steps=-1"),
         ("distill_small", "method=udon", "method=udon"),
         ("distill_small", "steps=many", "steps=many"),
-        ("distill_small", "teachers=x", "teacher=..."),
+        ("distill_small", "teachers=x", r"teacher=\.\.\."),
         ("guie", "recipe=loked", "recipe=loked"),
         ("uned", "variant=UJC", "variant=UJC"),
         ("uned", "domain=dogs", "domain=dogs"),
+        ("demo", "small", "runlocal"),
     ],
 )
-def test_an_argument_that_cannot_be_is_named(name, argument, named):
-    with pytest.raises(UserError, match=named):
-        recipe(name, argument)
+def test_invalid_argument_is_named(name, argument, message):
+    with pytest.raises(UserError, match=message):
+        load_recipe(name, argument)

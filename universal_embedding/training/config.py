@@ -1,150 +1,232 @@
-"""The base of every training config, with the meaning of each field."""
+"""Base config of every recipe, with the meaning of each field; imports no TensorFlow."""
 
 import dataclasses
+from typing import Any
 
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
-from universal_embedding.input.pictures import PictureOptions
+from universal_embedding.input.augmentation_config import AugmentationConfig
 
-# Each is a file of this name in training/objectives.
-OBJECTIVES = (
-    "classification",
-    "feng",
-    "absolute",
-    "relational",
-    "udon",
-    "supervised_contrastive",
-    "multi_similarity",
-)
+_BOOLS = {"true": True, "false": False}
 
 
 def base_config() -> ConfigDict:
-    """A locked config that trains nothing yet: recipes in `configs/` set what differs.
+    """Returns a locked config that trains nothing yet; the recipes in `configs/` override it.
 
-    A recipe is a function `get_config(argument="")` that starts from this one; fields cannot be
-    added, and a misspelt override is an error that names the nearest field.
+    A recipe is a function `get_config(argument="")` that starts from this config. Fields cannot be
+    added (only `evals` takes new entries), and a misspelled override is an error that names the
+    closest field.
     """
     config = ConfigDict()
     config.seed = 0
 
     config.data = ConfigDict()
-    config.data.dataset = ""  # folder of the prepared set under --data_dir
-    config.data.domains = ()  # keys; empty: all that are prepared
+    config.data.dataset = ""  # prepared data set, a directory in --data_dir
+    config.data.domains = ()  # domain keys; empty: all prepared domains
     config.data.batch_size = 128  # over all replicas and hosts
     config.data.sampler = "balanced"  # see input.samplers
-    config.data.weights = ()  # of the domains, for the sampler `weights`
-    config.data.temperature = 0.5  # for the sampler `temperature`
-    config.data.batch = "mixed"  # domains by example, or `domain`: one domain per batch
-    config.data.pictures_per_class = 0  # K of P x K batches; 0: examples are drawn one by one
-    config.data.reweight_every = 0  # steps; domain weights then follow the losses; 0: never
-    config.data.reweight_by = "udon_teacher"  # the loss that they follow
+    config.data.domain_weights = ()  # per-domain weights; used by sampler="weights"
+    config.data.temperature = 0.5  # used by sampler="temperature"
+    config.data.batching = "mixed"  # "mixed": all domains in a batch; "per_domain": one per batch
+    config.data.images_per_class = 0  # K of P x K batches; 0: records are sampled independently
+    config.data.reweight_every_steps = 0  # update domain weights from the losses; 0: never
+    config.data.reweight_by = "udon_teacher"  # the loss that the domain weights follow
 
-    # Augmentation: the fields of input.pictures.PictureOptions but for size and aspect.
-    config.pictures = ConfigDict(dataclasses.asdict(PictureOptions()))
-    del config.pictures.size, config.pictures.aspect
+    # The fields of input.AugmentationConfig, except size and resize_mode.
+    config.augmentation = ConfigDict(dataclasses.asdict(AugmentationConfig()))
+    del config.augmentation.size, config.augmentation.resize_mode
 
     config.model = ConfigDict()
     config.model.backbone = ""  # see models.backbones.load_backbone
-    config.model.pooling = ""  # empty: the family's own
+    config.model.pooling = ""  # empty: the default of the backbone's family
     config.model.image_size = 224
-    config.model.aspect = "squash"
-    config.model.dimension = 64
-    config.model.dropout = 0.0
-    config.model.norm_statistics = "frozen"  # of batch norm while training; or `batch`
-    config.model.precision = "float32"  # or mixed_bfloat16, mixed_float16
+    config.model.resize_mode = "squash"  # or "crop", "pad"
+    config.model.embedding_dim = 64  # 0: no projection
+    config.model.dropout = 0.0  # on the features
+    config.model.freeze_batch_norm = True  # use the stored statistics during training
+    config.model.dtype_policy = "float32"  # or "mixed_bfloat16", "mixed_float16"
     config.model.remat = False  # recompute activations in the backward pass
 
     config.head = ConfigDict()
-    config.head.margin_kind = "cosface"  # see models.heads
+    config.head.margin_type = "cosface"  # see models.heads
     config.head.scale = 16.0
     config.head.margin = 0.0
-    config.head.dynamic_margin = 0.0  # added by class size: this times size ** -dynamic_power
-    config.head.dynamic_power = 0.25
-    config.head.centers = 1
-    config.head.joint = True  # one softmax over all domains' classes, or one per domain
-    config.head.method = "auto"  # plain or chunked softmax
-    config.head.samples = 0  # classes drawn at each step (Partial FC); 0: all count
+    config.head.class_margin = 0.0  # added per class: class_margin * size ** -class_margin_power
+    config.head.class_margin_power = 0.25
+    config.head.num_subcenters = 1
+    config.head.joint = True  # one softmax over the classes of all domains, or one per domain
+    config.head.softmax_impl = "auto"  # or "full", "chunked"
+    config.head.num_sampled_classes = 0  # classes sampled per step (Partial FC); 0: all classes
 
-    config.objectives = ConfigDict(dict.fromkeys(OBJECTIVES, 0.0))  # weight of each
-    config.objectives.classification = 1.0
+    config.losses = _losses()
 
     config.distillation = ConfigDict()
-    # Work directories or SavedModels; {domain} stands for each domain's key, and without it one
-    # universal model teaches all domains.
+    # Run directories or SavedModels. {domain} is replaced by each domain's key; a pattern without
+    # it is one universal teacher.
     config.distillation.teachers = ""
-    config.distillation.once = False  # embed whole pictures once, not each augmented batch
-    config.distillation.teacher_temperature = 0.1  # of feng
-    config.distillation.student_temperature = 0.1
-    config.distillation.domains_apart = False  # feng: other domains' pictures are infinitely far
-    config.distillation.teacher_dimension = 256  # udon: of its teachers' embeddings
-    config.distillation.class_temperature = 0.1
-    config.distillation.student_gradient = "projection"  # how far its distillation goes; `backbone`
-    config.distillation.udon_weights = (1.0, 1.0, 1.0, 1.0)  # see objectives.udon
-
-    config.pairs = ConfigDict()
-    config.pairs.temperature = 0.1  # of supervised_contrastive
-    config.pairs.alpha = 2.0  # multi_similarity: sharpness on positives
-    config.pairs.beta = 50.0  # and on negatives
-    config.pairs.base = 0.5  # the cosine that parts them
-    config.pairs.mining = 0.1
+    config.distillation.cache_teachers = False  # embed uncropped images once, not every batch
 
     config.optimizer = ConfigDict()
-    config.optimizer.name = "adamw"  # any optimizer of Keras
-    # Decoupled: each step takes rate x decay of a weight. Not on biases and norms.
+    config.optimizer.name = "adamw"  # any Keras optimizer
+    # Decoupled: each step subtracts learning_rate * decay * weight, but not of biases and norms.
     config.optimizer.weight_decay = ConfigDict({"backbone": 1e-6, "projection": 1e-6, "head": 1e-6})
-    config.optimizer.clip_norm = 0.0  # of all gradients together; 0: none
-    config.optimizer.average = 0.0  # momentum of the weights' moving average (EMA); 0: none
+    config.optimizer.clip_norm = 0.0  # global norm of all gradients; 0: no clipping
+    config.optimizer.ema_decay = 0.0  # moving average of the weights; 0: none
 
     config.stages = ()  # of `stage(...)`
 
-    config.steps_per_call = 50  # at most, in one call of the compiled loop
-    config.log_every = 50  # steps
-    config.validate_every = 0  # steps; 0: at the end of each stage
-    config.checkpoint_every = 500  # steps; also at the end of each stage
-    config.keep = 3  # newest checkpoints
-    config.jit_compile = False  # XLA; a TPU compiles whatever this says
-    return config.lock()
+    config.steps_per_execution = 50  # upper limit of the steps in one call of the compiled loop
+    config.log_every_steps = 50
+    config.checkpoint_every_steps = 500  # also at the end of each stage
+    config.max_to_keep = 3  # newest checkpoints
+    config.best_metric = "val/merged/mean/r_at_1"  # its maximum selects the best checkpoint
+    config.jit_compile = False  # XLA; always on for TPU
+    config.evals = ConfigDict({"val": evaluation()})
+    config.lock()
+    config.evals.unlock()  # a recipe may add evaluations; the fields of each stay locked
+    config.evals.val.lock()
+    return config
 
 
-def stage(**fields: object) -> ConfigDict:
-    """One stage of training, `fields` over the defaults.
+def _losses() -> ConfigDict:
+    """`config.losses`: the weight and the options of each loss in training/losses."""
+    losses = ConfigDict()
+    losses.classification = ConfigDict({"weight": 1.0})  # margin head, see config.head
+
+    # Distillation from config.distillation.teachers.
+    losses.distance_distribution = ConfigDict({"weight": 0.0})  # arXiv 2003.03701
+    losses.distance_distribution.teacher_temperature = 0.1
+    losses.distance_distribution.student_temperature = 0.1
+    # Mask cross-domain pairs in the distance distribution.
+    losses.distance_distribution.mask_other_domains = False
+    losses.distance = ConfigDict({"weight": 0.0})  # absolute distances
+    losses.rkd_distance = ConfigDict({"weight": 0.0})  # relative distances, arXiv 1904.05068
+
+    losses.udon = ConfigDict({"weight": 0.0})  # online distillation, arXiv 2406.08332
+    losses.udon.teacher_dim = 256  # dimension of the teachers' embeddings
+    losses.udon.class_temperature = 0.1
+    # Where distillation gradients stop: "projection" or "backbone".
+    losses.udon.stop_gradient_at = "projection"
+    losses.udon.term_weights = (1.0, 1.0, 1.0, 1.0)  # teacher, student, logits, similarities
+
+    losses.supcon = ConfigDict({"weight": 0.0})  # supervised contrastive, arXiv 2004.11362
+    losses.supcon.temperature = 0.1
+    losses.multi_similarity = ConfigDict({"weight": 0.0})  # arXiv 1904.06627
+    losses.multi_similarity.alpha = 2.0  # sharpness on positives
+    losses.multi_similarity.beta = 50.0  # sharpness on negatives
+    losses.multi_similarity.base = 0.5  # similarity threshold (lambda of the paper)
+    losses.multi_similarity.epsilon = 0.1  # mining margin
+    return losses
+
+
+def stage(**fields: Any) -> ConfigDict:
+    """Returns one training stage: `fields` override the defaults.
 
     Raises:
-        KeyError: a field that a stage does not have.
+        KeyError: a stage has no such field.
     """
     config = ConfigDict()
     config.name = ""
     config.steps = 0
-    config.input = "pictures"  # or `features`: of the frozen backbone, computed once
+    config.input = "images"  # or "features": cached outputs of the frozen backbone
     config.image_size = 0  # 0: the model's
-    config.domains = ()  # empty: the config's
-    config.backbone_rate = 0.0  # learning rates at the schedule's top; 0: does not train
-    config.projection_rate = 0.0
-    config.head_rate = 0.0
-    config.backbone_depths = 0  # train only so many of its depths, from the last down; 0: all
-    config.layer_decay = 1.0  # the backbone's rate falls by this from each depth to the one below
-    config.schedule = "cosine"  # constant, cosine or linear, after the warm-up
-    config.warmup = 0  # steps, from 0
-    config.margin_warmup = 0  # steps in which the head's margin grows from 0
+    config.domains = ()  # empty: all domains of the run
+    config.backbone_lr = 0.0  # peak learning rates; 0: not trained
+    config.projection_lr = 0.0
+    config.head_lr = 0.0
+    config.trainable_blocks = 0  # train only this many blocks at the backbone's end; 0: all
+    config.layer_decay = 1.0  # factor on the backbone's learning rate from each block to the lower
+    config.schedule = "cosine"  # "constant", "cosine" or "linear", after the warmup
+    config.warmup_steps = 0  # linear warmup from 0
+    config.margin_warmup_steps = 0  # steps in which the head's margin grows from 0
     config.lock()
     config.update(fields)
     return config
 
 
-def read_argument(argument: str, **defaults: str) -> dict[str, str]:
-    """Reads what stands after the colon of `--config=FILE:name=value,name=value`.
+def evaluation(**fields: Any) -> ConfigDict:
+    """Returns one entry of `config.evals`: `fields` override the defaults.
+
+    Its metrics are logged as `<name>/<protocol>/<domain>/<metric>`.
 
     Raises:
-        UserError: a name is none of `defaults`.
+        KeyError: an evaluation has no such field.
     """
-    given = dict(defaults)
+    config = ConfigDict()
+    config.split = "val"
+    config.every_steps = 0  # 0: at the end of each stage only
+    config.protocols = ("merged",)  # "merged", "separate"; see evaluation.protocol
+    config.metrics = ("r_at_1", "mmp_at_5")  # see evaluation.metrics
+    config.batch_size = 64
+    config.num_examples = 6  # queries per domain shown with their neighbors in TensorBoard
+    config.lock()
+    config.update(fields)
+    return config
+
+
+def parse_argument(argument: str, **defaults: bool | int | float | str) -> ConfigDict:
+    """Parses the argument of a recipe, as in `--config=NAME:name=value,name=value`.
+
+    Args:
+        argument: The text after the colon. A bool may be given by its name alone.
+        **defaults: The recipe's parameters. A value takes the type of its default.
+
+    Returns:
+        The values by name, as attributes too.
+
+    Raises:
+        UserError: a name is not among `defaults`, or a value does not have the type of its default.
+    """
+    values = dict(defaults)
     for pair in filter(None, argument.split(",")):
-        name, _, value = pair.partition("=")
-        if name not in defaults or not value:
+        name, equals, text = pair.partition("=")
+        if isinstance(defaults.get(name), bool) and not equals:
+            text = "true"
+        if name not in defaults or not text:
             raise UserError(
                 f"the config's argument has {pair!r}; it takes "
                 + ", ".join(f"{known}=..." for known in defaults)
             )
-        given[name] = value
-    return given
+        values[name] = _parse_value(name, text, defaults[name])
+    return ConfigDict(values).lock()
+
+
+def _parse_value(
+    name: str, text: str, default: bool | int | float | str
+) -> bool | int | float | str:
+    try:
+        return _BOOLS[text.lower()] if isinstance(default, bool) else type(default)(text)
+    except (KeyError, ValueError):
+        kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+        raise UserError(
+            f"the config's argument has {name}={text}; {name} must be {kind}, such as "
+            f"{str(default).lower()}"
+        ) from None
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """Turns a recipe into a smoke test, in place: `runlocal=true` of every recipe.
+
+    The `small` network on images of 32 pixels, batches of 8 and at most four steps per stage, which
+    takes seconds on any machine. Losses, head, stages and data are those of the recipe.
+    """
+    config.data.batch_size = 8
+    if config.data.images_per_class:
+        config.data.images_per_class = 2
+    if config.data.reweight_every_steps:
+        config.data.reweight_every_steps = 2
+    config.model.update(backbone="small", pooling="", image_size=32)
+    config.model.update(dtype_policy="float32", remat=False)
+    for stage_config in config.stages:
+        steps = min(stage_config.steps, 4)
+        stage_config.update(
+            steps=steps,
+            image_size=0,
+            warmup_steps=min(stage_config.warmup_steps, steps),
+            margin_warmup_steps=min(stage_config.margin_warmup_steps, steps),
+        )
+    for eval_config in config.evals.values():
+        eval_config.every_steps = 0
+    config.log_every_steps = 2
+    return config

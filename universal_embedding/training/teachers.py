@@ -9,123 +9,163 @@ import tensorflow as tf
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
-from universal_embedding.models.embedder import Embedder
-from universal_embedding.training.checkpoints import load_embedder
-from universal_embedding.training.features import cached_rows
+from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.inference import make_embed_fn
+from universal_embedding.training.checkpoints import load_embedding_model
+from universal_embedding.training.feature_cache import FeatureCache
 
-BATCH = 64  # pictures, when embeddings are computed once
-PLACE = "{domain}"
+CACHE_BATCH_SIZE = 64
+PLACEHOLDER = "{domain}"
 
 
 class Teachers:
-    """One specialist for each domain, or one universal model for all.
+    """A specialist for each domain, or one universal model for all domains.
 
-    Called on a batch, gives the embeddings `[b, D]` float32, unit rows, of its pictures, each by
-    its own domain's teacher: those that came with the batch (see `cached`), or those of its
-    augmented pictures. Where teachers differ in size, D is the largest, filled up with zeros,
-    which change no distance.
+    Called on a batch, returns the embeddings of its images, `[b, D]` float32 unit rows, each from
+    its own domain's teacher: the cached ones that came with the batch (see `cached_embeddings`), or
+    those of its augmented images. Where teachers differ in size, D is the largest; smaller
+    embeddings are padded with zeros, which change no distance.
 
     Args:
-        pattern: Work directory, or a SavedModel's, with `{domain}` in place of the domain's key;
+        pattern: Run directory or SavedModel directory, with `{domain}` for the domain's key;
             without `{domain}`, one universal teacher.
         domains: All domains of the run, in order.
 
     Attributes:
-        universal: Whether one teacher knows all domains, so that pairs across domains mean
-            something.
+        is_universal: Whether one teacher embeds all domains, so that distances across domains are
+            meaningful.
+        models: The teachers in order of the domains, or the universal one; empty before `load`.
     """
 
     def __init__(self, pattern: str, domains: Sequence[str]) -> None:
         self.pattern, self.domains = pattern, tuple(domains)
-        self.universal = PLACE not in pattern
-        self._loaded: list[Embedder | _Exported] = []
+        self.is_universal = PLACEHOLDER not in pattern
+        self.models: list[EmbeddingModel | SavedModelTeacher] = []
 
     def load(self) -> None:
-        """Loads the teachers, to be run on the pictures of each batch; in a strategy's scope.
+        """Loads the teachers, to embed the images of each batch; call it in a strategy's scope.
 
         Raises:
-            UserError: one of them cannot be loaded.
+            UserError: a teacher cannot be loaded.
         """
-        keys = self.domains[:1] if self.universal else self.domains
-        self._loaded = self._loaded or [self._open(domain) for domain in keys]
+        keys = self.domains[:1] if self.is_universal else self.domains
+        self.models = self.models or [self._load_teacher(domain) for domain in keys]
 
     def __call__(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """The teachers' embeddings of a batch, without gradient."""
+        """Embeds a batch, without gradient; see the class."""
         if "teacher" in batch:
             return batch["teacher"]
         images = batch["image"]
-        if self.universal:
-            return tf.stop_gradient(self._loaded[0](images))
-        width = max(teacher.output_dimension for teacher in self._loaded)
-        result = nothing = tf.zeros([tf.shape(images)[0], width])
-        for number, teacher in enumerate(self._loaded):
-            here = batch["domain"] == number
-            run = functools.partial(_widened, teacher, images, width)
-            rows = tf.cond(tf.reduce_any(here), run, lambda: nothing)
-            result = tf.where(here[:, None], rows, result)
+        if self.is_universal:
+            return tf.stop_gradient(self.models[0](images))
+        dim = max(teacher.output_dim for teacher in self.models)
+        result = zeros = tf.zeros([tf.shape(images)[0], dim])
+        for index, teacher in enumerate(self.models):
+            mask = batch["domain"] == index
+            embed = functools.partial(_embed_padded, teacher, images, dim)
+            rows = tf.cond(tf.reduce_any(mask), embed, lambda: zeros)
+            result = tf.where(mask[:, None], rows, result)
         return tf.stop_gradient(result)
 
-    def cached(
+    def cached_embeddings(
         self,
         folder: Path,
         records: Mapping[str, Records],
         strategy: tf.distribute.Strategy,
-        show: bool = True,
+        show_progress: bool = True,
     ) -> dict[str, np.ndarray]:
-        """Embeddings of whole training pictures, kept in `folder/<domain>.npy`; made if missing.
+        """Reads the embeddings of whole training images, after computing those that are missing.
+
+        Args:
+            folder: Directory of the cache; see `FeatureCache`.
+            records: Images by domain.
+            strategy: Distributes the computation.
+            show_progress: Whether to show a progress bar.
 
         Returns:
-            `[N, D]` float32 by domain, all of one size.
-        """
-        rows = {}
-        for group in [records] if self.universal else [{d: r} for d, r in records.items()]:
-            teacher = None
-            if any(not (folder / f"{domain}.npy").exists() for domain in group):
-                with strategy.scope():
-                    teacher = self._open(next(iter(group)))
-            rows |= cached_rows(folder, group, teacher, strategy, BATCH, "teachers", show)
-        width = max(of.shape[1] for of in rows.values())
-        return {
-            domain: of if of.shape[1] == width else np.pad(of, [(0, 0), (0, width - of.shape[1])])
-            for domain, of in rows.items()
-        }
+            `[N, D]` float32 by domain, all of one D.
 
-    def _open(self, domain: str) -> "Embedder | _Exported":
-        folder = Path(self.pattern.replace(PLACE, domain))
+        Raises:
+            UserError: a teacher that is needed cannot be loaded.
+        """
+        cache = FeatureCache(folder)
+        groups = [list(records)] if self.is_universal else [[domain] for domain in records]
+        for domains in groups:
+            missing = {domain: records[domain] for domain in cache.missing(domains)}
+            if not missing:
+                continue
+            with strategy.scope():
+                teacher = self._load_teacher(domains[0])
+            cache.compute(
+                missing,
+                make_embed_fn(teacher, strategy),
+                teacher.output_dim,
+                teacher.image_size,
+                teacher.resize_mode,
+                CACHE_BATCH_SIZE,
+                "teachers",
+                show_progress,
+            )
+        rows = cache.read(records)
+        dim = max(embeddings.shape[1] for embeddings in rows.values())
+        return {domain: _pad_columns(embeddings, dim) for domain, embeddings in rows.items()}
+
+    def _load_teacher(self, domain: str) -> "EmbeddingModel | SavedModelTeacher":
+        folder = Path(self.pattern.replace(PLACEHOLDER, domain))
         if (folder / "saved_model.pb").is_file():
-            return _Exported(folder)
+            return SavedModelTeacher(folder)
         try:
-            teacher = load_embedder(folder)
+            teacher = load_embedding_model(folder)
         except UserError as error:
             raise UserError(f"config.distillation.teachers: {error}") from error
         teacher.trainable = False
         return teacher
 
 
-class _Exported:
-    """A SavedModel of tools/export.py in the place of an `Embedder`."""
+class SavedModelTeacher:
+    """An exported model with the interface of an `EmbeddingModel`.
 
-    aspect = "squash"
+    Args:
+        folder: SavedModel directory with a signature `serving_default` from one uint8
+            `[B, H, W, 3]` to `embedding_norm` `[B, D]`.
+
+    Raises:
+        UserError: the signature is missing, or its batch size is fixed or its D unknown.
+    """
+
+    image_size = 224  # of cached embeddings; the exported model resizes images itself
+    resize_mode = "squash"
 
     def __init__(self, folder: Path) -> None:
-        self._model = tf.saved_model.load(str(folder))
-        self._signature: Callable = self._model.signatures["serving_default"]
-        (spec,) = self._signature.structured_input_signature[1].values()
-        self._name = next(iter(self._signature.structured_input_signature[1]))
-        self.output_dimension = self._signature.structured_outputs["embedding_norm"].shape[-1]
-        if spec.shape[0] is not None or self.output_dimension is None:
+        self._model = tf.saved_model.load(str(folder))  # keeps the signature's variables alive
+        signature = self._model.signatures.get("serving_default")
+        if signature is None or "embedding_norm" not in signature.structured_outputs:
             raise UserError(
-                f"{folder}: its signature serving_default takes {spec.shape} and gives vectors of "
-                f"{self.output_dimension} numbers; a teacher takes batches and has a known size. "
-                "Write it with tools/export.py"
+                f"{folder} has no signature serving_default that returns embedding_norm; write it "
+                "with universal-embedding export"
             )
-        self.image_size = 224  # of cached embeddings; the model resizes pictures itself
+        self._signature: Callable = signature
+        ((self._input_name, spec),) = signature.structured_input_signature[1].items()
+        self.output_dim = signature.structured_outputs["embedding_norm"].shape[-1]
+        if spec.shape[0] is not None or self.output_dim is None:
+            raise UserError(
+                f"{folder}: its signature serving_default maps {spec.shape} to vectors of "
+                f"{self.output_dim} dimensions; a teacher needs any batch size and a known "
+                "dimension. Write it with universal-embedding export"
+            )
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        pictures = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
-        return self._signature(**{self._name: pictures})["embedding_norm"]
+        """`[b, S, S, 3]` in 0..255 -> `[b, D]` float32 unit rows; `training` is ignored."""
+        rounded = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
+        return self._signature(**{self._input_name: rounded})["embedding_norm"]
 
 
-def _widened(teacher: "Embedder | _Exported", images: tf.Tensor, width: int) -> tf.Tensor:
+def _embed_padded(
+    teacher: EmbeddingModel | SavedModelTeacher, images: tf.Tensor, dim: int
+) -> tf.Tensor:
     rows = teacher(images, training=False)
-    return tf.pad(rows, [[0, 0], [0, width - teacher.output_dimension]])
+    return tf.pad(rows, [[0, 0], [0, dim - teacher.output_dim]])
+
+
+def _pad_columns(rows: np.ndarray, dim: int) -> np.ndarray:
+    return rows if rows.shape[1] == dim else np.pad(rows, [(0, 0), (0, dim - rows.shape[1])])

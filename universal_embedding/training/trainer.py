@@ -1,214 +1,199 @@
-"""The loop of a run: steps, numbers, validation, checkpoints, and stopping well."""
+"""Training loop with hooks, restoring and graceful shutdown."""
 
+import contextlib
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import tensorflow as tf
 
+from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.errors import UserError
-from universal_embedding.input.batching import naming_pictures
-from universal_embedding.models.embedder import Embedder
-from universal_embedding.training.checkpoints import Checkpoints
-from universal_embedding.training.loop import Loop
-from universal_embedding.training.metrics import MetricWriter
+from universal_embedding.files import is_remote
+from universal_embedding.input.pipeline import report_corrupt_image
+from universal_embedding.training.checkpoints import Checkpoints, restore_or_initialize
+from universal_embedding.training.data import stage_batches
+from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.hooks import Hook, StepResults, TrainerContext
+from universal_embedding.training.metric_writer import MetricWriter
 from universal_embedding.training.model import save_architecture
-from universal_embedding.training.preemption import Preemption, Stopped
-from universal_embedding.training.run import Run
-from universal_embedding.training.stages import Stage, rate_at
-from universal_embedding.training.start import find_start
-from universal_embedding.training.strategy import highest, hosts
+from universal_embedding.training.schedule import Stage
+from universal_embedding.training.shutdown import GracefulShutdown, Interrupted
+from universal_embedding.training.strategy import all_reduce_max, num_hosts_and_id
+from universal_embedding.training.train_step import MultiStepLoop, TrainStep
 
-Validate = Callable[[Embedder, tf.distribute.Strategy], Mapping[str, float]]
-Examples = Callable[[], Mapping[str, np.ndarray]]
-SCORE = "merged/mean/r_at_1"  # of a validation; the best checkpoint has the highest
-SHOWN = 16  # pictures of the input
-SECONDS_PER_CALL = 5.0  # a signal is answered between calls, and must be within 30 seconds
+LOCK_FILE = ".lock"
+SECONDS_PER_CALL = 5.0  # signals are handled between calls, and must be within 30 seconds
 
 
-class Trainer:
-    """Trains a run to its end, from where its work directory says it is.
+def train(experiment: Experiment, hooks: Sequence[Hook], init_from: Path | None = None) -> bool:
+    """Trains to the end of the last stage, from where the run directory is; safe to call again.
 
     Args:
-        run: What to train.
-        validate: Scores of the embedder on the validation split, `SCORE` among them.
-        init_from: A work directory whose best embedder a new run starts from.
-        examples: `[H, W, 3]` pictures by name, of what the latest validation found.
+        experiment: What to train; it is restored first, see `checkpoints.restore_or_initialize`.
+        hooks: Called between the steps, in this order; see `hooks.default_hooks`.
+        init_from: A run directory whose best model a new run starts from.
+
+    Returns:
+        False if SIGTERM ended it early; the state is saved, and the same call resumes from it.
+
+    Raises:
+        UserError: a loss or the gradients are no longer finite, or an image cannot be decoded.
+        KeyboardInterrupt: after Ctrl-C; the state is saved.
+    """
+    with _hold_run(experiment):
+        return _train_locked(experiment, hooks, init_from)
+
+
+def _hold_run(experiment: Experiment) -> contextlib.AbstractContextManager:
+    """Locks the run directory, by the process that writes into it."""
+    is_chief = num_hosts_and_id(experiment.strategy)[1] == 0
+    if not is_chief:
+        return contextlib.nullcontext()
+    if not is_remote(experiment.workdir):
+        experiment.workdir.mkdir(parents=True, exist_ok=True)
+    return hold_lock(experiment.workdir / LOCK_FILE, experiment.workdir)
+
+
+def _train_locked(experiment: Experiment, hooks: Sequence[Hook], init_from: Path | None) -> bool:
+    context = _restore(experiment, init_from)
+    with context.shutdown:
+        try:
+            _run_stages(context, hooks)
+        except Interrupted:
+            context.checkpoints.save(context.step)
+            received = context.shutdown.signal
+            context.writer.log(
+                f"{received.name if received else 'interrupted'} at step {context.step}: "
+                "checkpoint saved; rerun the command to resume"
+            )
+        finally:
+            context.checkpoints.wait()
+            for hook in hooks:
+                hook.close()
+            context.writer.close()
+    if context.shutdown.signal is signal.SIGINT:
+        raise KeyboardInterrupt
+    return context.shutdown.signal is None
+
+
+def _run_stages(context: TrainerContext, hooks: Sequence[Hook]) -> None:
+    experiment = context.experiment
+    for hook in hooks:
+        hook.before_training(context)
+    for stage in experiment.remaining_stages():
+        _start_stage(context, stage)
+        for hook in hooks:
+            hook.before_stage(context)
+        loop = MultiStepLoop(TrainStep(experiment, stage), experiment.strategy)
+        pace = Pace(experiment.config.steps_per_execution)
+        while context.step < stage.end:
+            next_steps = [hook.next_step(context.step, stage) for hook in hooks]
+            results = _take_steps(context, loop, pace, min([stage.end, *next_steps]))
+            for hook in hooks:
+                hook.after_steps(context, results)
+            if context.stop_signal is not None:
+                raise Interrupted
+
+
+def _restore(experiment: Experiment, init_from: Path | None) -> TrainerContext:
+    """Restores the state that the run starts from, and opens its checkpoints and metrics."""
+    config, workdir = experiment.config, experiment.workdir
+    num_hosts, host_id = num_hosts_and_id(experiment.strategy)
+    is_chief, is_single_host = host_id == 0, num_hosts == 1
+    checkpoints = Checkpoints(
+        workdir,
+        experiment.checkpoint_state(),
+        config.max_to_keep,
+        is_chief,
+        background=is_single_host,
+    )
+    if is_chief:
+        save_architecture(workdir, experiment.model)
+    started_from = restore_or_initialize(checkpoints, experiment.weights, init_from)
+    step, num_steps = int(experiment.step.numpy()), experiment.stages[-1].end
+    writer = MetricWriter(workdir if is_chief else None, step, num_steps, config.data.batch_size)
+    writer.log(f"starting at step {step} of {num_steps} from {started_from}")
+    return TrainerContext(
+        experiment=experiment,
+        stage=[*experiment.remaining_stages(), experiment.stages[-1]][0],
+        step=step,
+        batches=iter(()),
+        checkpoints=checkpoints,
+        writer=writer,
+        shutdown=GracefulShutdown(),
+        started_from=started_from,
+        is_chief=is_chief,
+        is_single_host=is_single_host,
+    )
+
+
+def _start_stage(context: TrainerContext, stage: Stage) -> None:
+    experiment, log = context.experiment, context.writer.log
+    context.stage = stage
+    weights = experiment.domain_weights(stage)
+    log(f"{stage.name}: domain weights: {', '.join(f'{d} {w:.3g}' for d, w in weights.items())}")
+    log(f"{stage.name}: steps {stage.start} to {stage.end} on {stage.input}")
+    with context.shutdown.interruptible(context.is_single_host):  # it may compute features
+        context.batches = stage_batches(experiment, stage, context.step, context.is_chief)
+    if context.step == stage.start and experiment.ema is not None:
+        experiment.ema.reset()
+
+
+def _take_steps(
+    context: TrainerContext, loop: MultiStepLoop, pace: "Pace", next_step: int
+) -> StepResults:
+    """Takes at most `pace.steps` steps, none after `next_step`, and agrees on signals."""
+    steps = min(pace.steps, next_step - context.step)
+    start_time = time.monotonic()
+    with report_corrupt_image():
+        loss_sums, grad_norms = loop(context.batches, steps)
+        results = StepResults(loss_sums.numpy(), grad_norms.numpy())
+    host_values = [time.monotonic() - start_time, float(context.shutdown.signal or 0)]
+    seconds, number = all_reduce_max(host_values, context.experiment.strategy)
+    pace.update(steps, seconds)
+    _check_finite(context.experiment, context.step, results)
+    context.step += steps
+    if number:  # some host has received a signal
+        context.stop_signal = context.shutdown.signal = signal.Signals(int(number))
+    return results
+
+
+class Pace:
+    """Steps per call of the compiled loop: more while calls are short, fewer where they are long.
+
+    Results do not depend on it, only how soon a signal is noticed.
+
+    Attributes:
+        steps: For the next call.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        validate: Validate | None = None,
-        init_from: Path | None = None,
-        examples: Examples | None = None,
-    ) -> None:
-        self.of, self.config = run, run.config
-        self.validate, self.examples = validate, examples
-        count, number = hosts(run.strategy)
-        self.chief, self.alone = number == 0, count == 1
-        self.checkpoints = Checkpoints(
-            run.workdir, run.state(), self.config.keep, self.chief, background=self.alone
-        )
-        if self.chief:
-            save_architecture(run.workdir, run.embedder)
-        self.started_from = find_start(self.checkpoints, run.weights, init_from)
+    def __init__(self, max_steps: int) -> None:
+        self.steps, self._max_steps = 1, max_steps
 
-    def run(self) -> bool:
-        """Trains to the end of the last stage.
-
-        Returns:
-            False if SIGTERM ended it early; the state is saved, and the same call goes on from it.
-
-        Raises:
-            UserError: the loss or the gradients are no longer finite.
-            KeyboardInterrupt: after Ctrl-C; the state is saved.
-        """
-        run = self.of
-        start, total = int(run.step.numpy()), run.stages[-1].end
-        folder = run.workdir if self.chief else None
-        self.writer = MetricWriter(folder, start, total, self.config.data.batch_size)
-        self.writer.say(f"starting at step {start} of {total} from {self.started_from}")
-        try:
-            with Preemption() as stop:
-                self._train(start, stop)
-        finally:
-            self.checkpoints.wait()
-            self.writer.close()
-        if stop.by is not None and stop.by.name == "SIGINT":
-            raise KeyboardInterrupt
-        return stop.by is None
-
-    def _train(self, start: int, stop: Preemption) -> None:
-        try:
-            if start and self._validation_due(start) and self.of.validated < start:
-                self._validate(start, stop)  # which a signal cut short
-            for stage in self.of.stages:
-                if start < stage.end and not self._run_stage(stage, max(start, stage.start), stop):
-                    return
-        except Stopped:
-            self._stop(int(self.of.step.numpy()), stop)
-
-    def _stop(self, step: int, stop: Preemption) -> None:
-        self.checkpoints.save(step)
-        self.writer.say(f"{stop.by.name} at step {step}: saved; the same command goes on")
-
-    def _run_stage(self, stage: Stage, step: int, stop: Preemption) -> bool:
-        """Trains a stage to its end; False if a signal stopped it."""
-        shares = self.of.shares(stage)
-        shown = ", ".join(f"{domain} {share:.3g}" for domain, share in shares.items())
-        self.writer.say(f"{stage.name}: shares of the domains: {shown}")
-        self.writer.say(f"{stage.name}: steps {stage.start} to {stage.end}, {stage.input}")
-        with stop.at_once(self.alone):  # it may compute features of all pictures
-            batches = self.of.batches(stage, step, show=self.chief)
-        if step == stage.start and self.of.average:
-            self.of.average.restart()
-        if step == stage.start and stage.input == "pictures":
-            self._show_input(stage, step)
-        loop = Loop(self.of.step_of(stage), self.of.strategy)
-        sums, norms, per_call = [], [], 1
-        self.writer.rest()
-        while step < stage.end:
-            steps = min(per_call, self._next_stop(step, stage) - step)
-            clock = time.monotonic()
-            with naming_pictures():
-                results = [value.numpy() for value in loop(batches, steps)]
-            waited = [time.monotonic() - clock, float(stop.by or 0)]
-            seconds, number = highest(waited, self.of.strategy)
-            per_call = self._pace(steps, seconds, per_call)
-            self._check_finite(step, *results)
-            step += steps
-            if self.of.sampler:
-                self.of.sampler.observe(results[0])
-                if self.of.sampler.due(step):
-                    self.writer.write(step, self.of.reweight(stage, step))
-                    batches = self.of.batches(stage, step, show=False)
-            sums.append(results[0].sum(axis=0))
-            norms.append(results[1])
-            self.writer.advance(step)
-            if self._due(step, stage, self.config.log_every):
-                self._log(step, stage, np.sum(sums, axis=0), np.concatenate(norms))
-                sums, norms = [], []
-            if number:  # of a signal to some host
-                stop.by = signal.Signals(int(number))
-                self._stop(step, stop)
-                return False
-            if self._validation_due(step):
-                self._validate(step, stop)
-            if self._due(step, stage, self.config.checkpoint_every):
-                self.checkpoints.save(step)
-        return True
-
-    def _next_stop(self, step: int, stage: Stage) -> int:
-        config = self.config
-        every = (config.log_every, config.validate_every, config.checkpoint_every)
-        every += (config.data.reweight_every,)
-        return min([stage.end, *((step // n + 1) * n for n in every if n)])
-
-    def _due(self, step: int, stage: Stage, every: int) -> bool:
-        return step == stage.end or bool(every and step % every == 0)
-
-    def _validation_due(self, step: int) -> bool:
-        every = self.config.validate_every
-        ends = [stage.end for stage in self.of.stages]
-        return self.validate is not None and (step in ends or bool(every and step % every == 0))
-
-    def _show_input(self, stage: Stage, step: int) -> None:
-        """The first pictures of the stage, from an iterator of their own: none is used up."""
-        batch = next(self.of.batches(stage, step, show=False))
-        images = self.of.strategy.experimental_local_results(batch["image"])[0]
-        self.writer.pictures(step, f"input/{stage.name}", images[:SHOWN].numpy())
-
-    def _pace(self, steps: int, seconds: float, before: int) -> int:
-        """Steps of the next call: more while calls are short, fewer where they are too long."""
+    def update(self, steps: int, seconds: float) -> None:
+        """Adapts `steps` to a call of `steps` steps that took `seconds`."""
         if seconds > SECONDS_PER_CALL:
-            return max(1, int(steps * SECONDS_PER_CALL / seconds))
-        if seconds < SECONDS_PER_CALL / 2:
-            return min(self.config.steps_per_call, 2 * before)
-        return before
+            self.steps = max(1, int(steps * SECONDS_PER_CALL / seconds))
+        elif seconds < SECONDS_PER_CALL / 2:
+            self.steps = min(self._max_steps, 2 * self.steps)
 
-    def _log(self, step: int, stage: Stage, sums: np.ndarray, norms: np.ndarray) -> None:
-        *losses, counts = sums
-        numbers = {}
-        for name, of_domains in zip(self.of.losses, losses, strict=True):
-            numbers[name] = of_domains.sum() / counts.sum()
-            for domain, loss, count in zip(self.of.records, of_domains, counts, strict=True):
-                if count:
-                    numbers[f"{name}/{domain}"] = loss / count
-        for group in stage.rates:
-            numbers[f"rate/{group}"] = float(rate_at(self.of.stages, group, 0, step - 1))
-        self.writer.train(step, {**numbers, "gradient/norm": float(norms.mean())})
 
-    def _validate(self, step: int, stop: Preemption) -> None:
-        with self.of.averaged(), stop.at_once(self.alone):
-            scores = self.validate(self.of.embedder, self.of.strategy)
-        self.writer.write(step, {f"val/{name}": value for name, value in scores.items()})
-        self.writer.say(f"step {step}: validation {SCORE} {scores[SCORE]:.4f}")
-        if self.examples and self.chief:
-            for name, picture in self.examples().items():
-                self.writer.pictures(step, f"val/{name}", picture[None])
-        self.of.validated.assign(step)
-        if scores[SCORE] > float(self.of.best.numpy()):
-            self.of.best.assign(scores[SCORE])
-            self.checkpoints.save_best(step)
-        self.writer.rest()
-
-    def _check_finite(self, step: int, sums: np.ndarray, norms: np.ndarray) -> None:
-        """Raises before anything is saved, so the last good checkpoint stays the newest."""
-        bad = ~np.isfinite(sums).all(axis=(1, 2))
-        if not self.of.loss_scale:  # which skips steps whose gradients overflow
-            bad |= ~np.isfinite(norms)
-        if not bad.any():
-            return
-        first = int(bad.argmax())
-        found = ~np.isfinite(sums[first]).all(axis=0)
-        here = found if found.any() else sums[first, -1] > 0
-        domains = [domain for domain, is_here in zip(self.of.records, here, strict=True) if is_here]
-        what = "loss" if found.any() else "gradient"
-        raise UserError(
-            f"the {what} at step {step + first} of {self.of.workdir} is not finite, on pictures "
-            f"of {', '.join(domains)}; the newest checkpoint is from before. Lower the learning "
-            "rates, set config.optimizer.clip_norm, or look at those pictures"
-        )
+def _check_finite(experiment: Experiment, step: int, results: StepResults) -> None:
+    """Raises before anything is saved, so that the last good checkpoint stays the newest."""
+    is_bad = ~np.isfinite(results.loss_sums).all(axis=(1, 2))
+    if experiment.loss_scale is None:  # which skips steps whose gradients overflow
+        is_bad |= ~np.isfinite(results.grad_norms)
+    if not is_bad.any():
+        return
+    first = int(is_bad.argmax())
+    sums = results.loss_sums[first]
+    bad_losses = ~np.isfinite(sums).all(axis=0)
+    quantity, is_affected = ("loss", bad_losses) if bad_losses.any() else ("gradient", sums[-1] > 0)
+    domains = [d for d, affected in zip(experiment.records, is_affected, strict=True) if affected]
+    raise UserError(
+        f"the {quantity} at step {step + first} of {experiment.workdir} is not finite, on images "
+        f"of {', '.join(domains)}; the newest checkpoint is from before. Lower the learning "
+        "rates, set config.optimizer.clip_norm, or check those images"
+    )

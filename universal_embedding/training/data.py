@@ -1,0 +1,155 @@
+"""The batches of a training stage, on every replica of a strategy."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from universal_embedding.datasets.records import Records
+from universal_embedding.errors import UserError
+from universal_embedding.input.batch_sampler import BatchSampler
+from universal_embedding.input.images import AugmentationConfig
+from universal_embedding.input.pipeline import gather_rows, record_batches, training_batches
+from universal_embedding.training.feature_cache import cache_features
+from universal_embedding.training.schedule import Stage
+from universal_embedding.training.strategy import num_hosts_and_id
+
+if TYPE_CHECKING:
+    from universal_embedding.training.experiment import Experiment
+
+FEATURE_BATCH_SIZE = 64  # for the feature cache
+BATCHING = ("mixed", "per_domain")
+
+
+def make_batch_sampler(config: ConfigDict, records: Mapping[str, Records]) -> BatchSampler:
+    """Makes the batch sampler of `config.data`.
+
+    Raises:
+        UserError: the sampler, its weights or the batch size do not fit the records.
+    """
+    data = config.data
+    if data.batching not in BATCHING:
+        raise UserError(f"config.data.batching is {data.batching!r}; it must be one of {BATCHING}")
+    sampler = data.sampler
+    if sampler == "weights":
+        if len(data.domain_weights) != len(records):
+            raise UserError(
+                f"config.data.domain_weights has {len(data.domain_weights)} values for the "
+                f"{len(records)} domains {', '.join(records)}; give one for each, in this order"
+            )
+        sampler = dict(zip(records, data.domain_weights, strict=True))
+    return BatchSampler(
+        records,
+        data.batch_size,
+        seed=config.seed,
+        sampler=sampler,
+        temperature=data.temperature,
+        mixed=data.batching == "mixed",
+        images_per_class=max(data.images_per_class, 1),
+    )
+
+
+def stage_batches(
+    experiment: "Experiment", stage: Stage, step: int, show_progress: bool = True
+) -> Iterator:
+    """Returns an iterator of a stage's batches from a step on, for every replica.
+
+    A batch is a dict of `label [b]` int32, `domain [b]` int32 (position among the run's domains),
+    `record [b]` int64, and `image` or, in a stage on features, `features [b, F]` float32; with
+    cached teachers also `teacher [b, D]` float32.
+
+    Args:
+        experiment: The run; missing features and teacher embeddings are computed and cached.
+        stage: The stage.
+        step: A step of the run, not before the stage's start.
+        show_progress: Whether to show a progress bar while features are computed.
+
+    Raises:
+        UserError: the records do not fit the config, or an image cannot be decoded.
+    """
+    records, sampler = experiment.stage_records(stage), experiment.batch_sampler(stage)
+    rows = {}
+    teacher_rows = _teacher_rows(experiment, stage, records, show_progress)
+    if teacher_rows:
+        rows["teacher"] = list(teacher_rows.values())
+    if stage.input == "features":
+        features = cache_features(
+            experiment.workdir / "features",
+            records,
+            experiment.model,
+            experiment.strategy,
+            FEATURE_BATCH_SIZE,
+            show_progress,
+        )
+        rows["features"] = list(features.values())
+    positions = [list(experiment.records).index(domain) for domain in records]
+
+    def make_dataset(num_hosts: int, host_id: int) -> tf.data.Dataset:
+        if stage.input == "features":
+            dataset = record_batches(records, sampler, step, num_hosts, host_id)
+        else:
+            augmentation = _augmentation(experiment.config, stage)
+            dataset = training_batches(records, sampler, augmentation, step, num_hosts, host_id)
+        for name, rows_by_domain in rows.items():
+            dataset = gather_rows(dataset, name, rows_by_domain)
+        return remap_domains(dataset, positions)
+
+    return distribute(make_dataset, experiment.strategy)
+
+
+def remap_domains(dataset: tf.data.Dataset, positions: Sequence[int]) -> tf.data.Dataset:
+    """Replaces `domain` i by `positions[i]`: from a stage's domains to all of the run's."""
+    table = tf.constant(positions, tf.int32)
+    return dataset.map(lambda batch: {**batch, "domain": tf.gather(table, batch["domain"])})
+
+
+def distribute(
+    make_dataset: Callable[[int, int], tf.data.Dataset], strategy: tf.distribute.Strategy
+) -> Iterator:
+    """Returns an iterator of per-replica batches.
+
+    Args:
+        make_dataset: `(num_hosts, host_id)` -> the host's data set of its slices of the batches.
+        strategy: The replicas of a host get consecutive slices of its batch.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return iter(make_dataset(1, 0))
+
+    def host_dataset(_: tf.distribute.InputContext) -> tf.data.Dataset:
+        num_hosts, host_id = num_hosts_and_id(strategy)
+        dataset = make_dataset(num_hosts, host_id)
+        host_batch_size = dataset.element_spec["label"].shape[0]
+        replica_batch_size = host_batch_size * num_hosts // strategy.num_replicas_in_sync
+        dataset = dataset.rebatch(replica_batch_size, drop_remainder=True)
+        # Without it, workers expect the data set to end, and with it batches of unknown size.
+        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
+
+    return iter(strategy.distribute_datasets_from_function(host_dataset))
+
+
+def _augmentation(config: ConfigDict, stage: Stage) -> AugmentationConfig:
+    return AugmentationConfig(
+        size=stage.image_size, resize_mode=config.model.resize_mode, **config.augmentation
+    )
+
+
+def _teacher_rows(
+    experiment: "Experiment", stage: Stage, records: Mapping[str, Records], show_progress: bool
+) -> dict[str, np.ndarray]:
+    """Cached teacher embeddings of a stage's records; empty if teachers run on every batch."""
+    teachers, config = experiment.teachers, experiment.config
+    if teachers is None:
+        return {}
+    if stage.input == "features" or config.distillation.cache_teachers:
+        if stage.input == "images" and _augmentation(config, stage).uses_mixing:
+            raise UserError(
+                "config.distillation.cache_teachers has no embeddings of mixed images; set it to "
+                "False, or config.augmentation.mixup and config.augmentation.cutmix to 0"
+            )
+        folder = experiment.workdir / "teachers"
+        return teachers.cached_embeddings(folder, records, experiment.strategy, show_progress)
+    with experiment.strategy.scope():
+        teachers.load()
+    return {}

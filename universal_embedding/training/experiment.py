@@ -1,0 +1,230 @@
+"""The experiment: everything that a config describes, built once before the first step."""
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from universal_embedding.datasets.records import Records
+from universal_embedding.errors import UserError
+from universal_embedding.input.batch_sampler import BatchSampler
+from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.training.data import make_batch_sampler
+from universal_embedding.training.domain_reweighter import DomainReweighter
+from universal_embedding.training.ema import ExponentialMovingAverage
+from universal_embedding.training.losses import Loss, LossContext, loss_names, make_losses
+from universal_embedding.training.model import build_model
+from universal_embedding.training.param_groups import ParamGroup, make_param_groups
+from universal_embedding.training.schedule import Stage, read_stages
+from universal_embedding.training.strategy import num_hosts_and_id
+from universal_embedding.training.teachers import Teachers
+from universal_embedding.training.train_step import LossScale
+
+
+@dataclasses.dataclass
+class Experiment:
+    """The model, losses, optimizers, data and counters of a run; see `from_config`.
+
+    Attributes:
+        config: A config over `training.config.base_config`.
+        records: Training records by domain.
+        workdir: The run directory; cached features are kept in it.
+        strategy: The distribution strategy.
+        stages: All stages of the run, in order.
+        model: The embedding model.
+        losses: Weight and loss by name.
+        param_groups: The trained weights by group, with their optimizers.
+        step: The number of steps taken, int64.
+        best_score: The best value of `config.best_metric` so far, float32.
+        last_eval_step: The step of the latest evaluation, int64.
+        ema: Moving average of the model's weights, or None.
+        loss_scale: Dynamic loss scale for float16, or None.
+        teachers: Trained models to distill from, or None.
+        reweighter: Domain weights that follow the losses, or None.
+    """
+
+    config: ConfigDict
+    records: dict[str, Records]
+    workdir: Path
+    strategy: tf.distribute.Strategy
+    stages: list[Stage]
+    model: EmbeddingModel
+    losses: dict[str, tuple[float, Loss]]
+    param_groups: dict[str, ParamGroup]
+    step: tf.Variable
+    best_score: tf.Variable
+    last_eval_step: tf.Variable
+    ema: ExponentialMovingAverage | None = None
+    loss_scale: LossScale | None = None
+    teachers: Teachers | None = None
+    reweighter: DomainReweighter | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: ConfigDict,
+        records: Mapping[str, Records],
+        workdir: Path,
+        strategy: tf.distribute.Strategy,
+    ) -> "Experiment":
+        """Builds everything that a config describes.
+
+        Args:
+            config: A config over `training.config.base_config`.
+            records: Training records by domain.
+            workdir: The run directory.
+            strategy: The distribution strategy.
+
+        Raises:
+            UserError: a value of the config cannot be used.
+        """
+        records = dict(records)
+        stages = read_stages(config.stages, config.model.image_size)
+        _check_batch_size(config, strategy)
+        _check_stage_domains(config, stages, records)
+        with strategy.scope():
+            model = build_model(config)
+            pattern = config.distillation.teachers
+            teachers = Teachers(pattern, list(records)) if pattern else None
+            losses = make_losses(LossContext(config, model, _class_sizes(records), teachers))
+            reweighter = (
+                DomainReweighter(config.data, list(records), loss_names(losses))
+                if config.data.reweight_every_steps
+                else None
+            )
+            step = _variable(0, tf.int64)
+            best_score, last_eval_step = _variable(-1.0, tf.float32), _variable(0, tf.int64)
+            param_groups = make_param_groups(model, losses, stages, config.optimizer, step)
+            loss_scale = LossScale() if config.model.dtype_policy == "mixed_float16" else None
+            decay = config.optimizer.ema_decay
+            weights = [variable.value for variable in model.weights]
+            ema = ExponentialMovingAverage(weights, decay) if decay else None
+        return cls(
+            config=config,
+            records=records,
+            workdir=workdir,
+            strategy=strategy,
+            stages=stages,
+            model=model,
+            losses=losses,
+            param_groups=param_groups,
+            step=step,
+            best_score=best_score,
+            last_eval_step=last_eval_step,
+            ema=ema,
+            loss_scale=loss_scale,
+            teachers=teachers,
+            reweighter=reweighter,
+        )
+
+    @property
+    def loss_names(self) -> list[str]:
+        """Names of the logged losses, in the order of their rows in `MultiStepLoop`'s sums."""
+        return loss_names(self.losses)
+
+    @property
+    def weights(self) -> list[tf.Variable]:
+        """The weights of the embedding model, in a fixed order."""
+        return [variable.value for variable in self.model.weights]
+
+    def remaining_stages(self) -> list[Stage]:
+        """The stages that are not finished at the current step."""
+        return [stage for stage in self.stages if int(self.step.numpy()) < stage.end]
+
+    def stage_records(self, stage: Stage) -> dict[str, Records]:
+        """The records that a stage trains on, by domain."""
+        return {domain: self.records[domain] for domain in stage.domains or self.records}
+
+    def batch_sampler(self, stage: Stage) -> BatchSampler:
+        """The batch sampler of a stage, with the current domain weights."""
+        sampler = make_batch_sampler(self.config, self.stage_records(stage))
+        return self.reweighter.apply(sampler) if self.reweighter else sampler
+
+    def domain_weights(self, stage: Stage) -> Mapping[str, float]:
+        """The current sampling weights of a stage's domains; they sum to 1."""
+        return self.batch_sampler(stage).weights
+
+    def ema_weights(self) -> contextlib.AbstractContextManager[None]:
+        """Context in which the model has its averaged weights, if the run has an EMA."""
+        return self.ema.swapped_in() if self.ema else contextlib.nullcontext()
+
+    def checkpoint_state(self) -> dict[str, list[tf.Variable]]:
+        """All variables that a checkpoint keeps, by owner."""
+        weights = {id(variable) for variable in self.model.weights}
+        seeds = [v.value for v in self.model.variables if id(v) not in weights]
+        optimizers = [group.optimizer for group in self.param_groups.values()]
+        return {
+            "step": [self.step],
+            "evaluation": [self.best_score, self.last_eval_step],
+            "model": self.weights,
+            "seed_generators": seeds,
+            "heads": [
+                variable.value
+                for _, loss in self.losses.values()
+                for variables in loss.variables_by_group().values()
+                for variable in variables
+            ],
+            "optimizers": [v.value for optimizer in optimizers for v in optimizer.variables],
+            "ema": self.ema.averages if self.ema else [],
+            "reweighter": self.reweighter.variables if self.reweighter else [],
+            "loss_scale": self.loss_scale.variables if self.loss_scale else [],
+        }
+
+    def data_summary(self) -> dict[str, Any]:
+        """Facts about the data for `config.json`: images, classes and weight of each domain."""
+        weights = make_batch_sampler(self.config, self.records).weights
+        return {
+            "domains": {
+                domain: {
+                    "num_images": len(records),
+                    "num_classes": len(np.unique(records.labels.values)),
+                    "weight": weights[domain],
+                }
+                for domain, records in self.records.items()
+            }
+        }
+
+
+def _variable(value: float, dtype: tf.DType) -> tf.Variable:
+    aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
+    return tf.Variable(value, dtype=dtype, trainable=False, aggregation=aggregation)
+
+
+def _class_sizes(records: Mapping[str, Records]) -> dict[str, np.ndarray]:
+    """Training images of each class, `[C_d]` int64 by domain."""
+    return {
+        domain: np.unique(domain_records.labels.values, return_counts=True)[1]
+        for domain, domain_records in records.items()
+    }
+
+
+def _check_batch_size(config: ConfigDict, strategy: tf.distribute.Strategy) -> None:
+    num_hosts, _ = num_hosts_and_id(strategy)
+    replicas, size = strategy.num_replicas_in_sync, config.data.batch_size
+    if size < 1 or size % replicas or size % num_hosts:
+        raise UserError(
+            f"config.data.batch_size is {size}, which does not divide equally over {replicas} "
+            f"replicas on {num_hosts} hosts; give a multiple of {replicas}"
+        )
+
+
+def _check_stage_domains(
+    config: ConfigDict, stages: list[Stage], records: Mapping[str, Records]
+) -> None:
+    for stage in stages:
+        if stage.domains and config.data.reweight_every_steps:
+            raise UserError(
+                f"the stage {stage.name!r} selects domains; remove its `domains`, or set "
+                "config.data.reweight_every_steps=0: reweighting needs the losses of all domains"
+            )
+        unknown = [domain for domain in stage.domains if domain not in records]
+        if unknown:
+            raise UserError(
+                f"the stage {stage.name!r} selects the domains {unknown}; the run has "
+                f"{', '.join(records)}"
+            )

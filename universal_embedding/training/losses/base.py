@@ -1,0 +1,97 @@
+"""The interface of a training loss."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import keras
+import numpy as np
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from universal_embedding.errors import UserError
+from universal_embedding.models.embedding_model import EmbeddingModel
+
+if TYPE_CHECKING:
+    from universal_embedding.training.teachers import Teachers
+
+
+@dataclass(frozen=True)
+class ModelOutputs:
+    """The model's outputs for this replica's slice of a batch.
+
+    Attributes:
+        features: `[b, F]` backbone features after dropout.
+        embedding: `[b, D]` float32 unit rows.
+        step: The run's step, int64 scalar.
+        margin_scale: Factor of the head's margin from the stage's schedule, float32 scalar.
+    """
+
+    features: tf.Tensor
+    embedding: tf.Tensor
+    step: tf.Tensor
+    margin_scale: tf.Tensor
+
+
+@dataclass(frozen=True)
+class LossContext:
+    """Arguments of every loss.
+
+    Attributes:
+        config: The whole config of the run; a loss named X finds its options in `losses.X`.
+        model: The model to train.
+        class_sizes: Number of training images of each class, `[C_d]` int64 by domain, in order.
+        teachers: Trained models to distill from; None if the config names none.
+    """
+
+    config: ConfigDict
+    model: EmbeddingModel
+    class_sizes: Mapping[str, np.ndarray]
+    teachers: "Teachers | None" = None
+
+    def require_teachers(self) -> "Teachers":
+        """Returns the teachers; raises UserError if the config names none."""
+        if self.teachers is None:
+            raise UserError(
+                "config.losses has a distillation loss, which needs trained teachers; set "
+                "config.distillation.teachers to their run directories, such as runs/{domain}"
+            )
+        return self.teachers
+
+
+class Loss(ABC):
+    """A loss of each example, and the weights that only this loss uses.
+
+    Subclasses are constructed from a `LossContext`, in the scope of the run's strategy.
+
+    Attributes:
+        terms: Names of the terms that the loss is the sum of, which are logged separately; empty
+            for a loss of one term.
+    """
+
+    terms: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __init__(self, context: LossContext) -> None:
+        """Reads the options and creates the weights."""
+
+    @abstractmethod
+    def __call__(self, batch: Mapping[str, tf.Tensor], outputs: ModelOutputs) -> tf.Tensor:
+        """Computes the loss of each example; call it in a replica context.
+
+        Args:
+            batch: This replica's slice of a batch: `label [b]` and `domain [b]` int32, and more.
+            outputs: The model's outputs for `batch`.
+
+        Returns:
+            `[b]` float32, or `[terms, b]` where the loss has terms.
+        """
+
+    def variables_by_group(self) -> dict[str, list[keras.Variable]]:
+        """The loss's own weights by parameter group; each group has its own optimizer."""
+        return {}
+
+    def updated_groups(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Whether a batch updates a group, bool scalars; groups left out are always updated."""
+        return {}

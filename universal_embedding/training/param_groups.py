@@ -1,0 +1,215 @@
+"""Parameter groups: weights that share a learning rate, each group with its own optimizer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import keras
+import tensorflow as tf
+from ml_collections import ConfigDict
+
+from universal_embedding.errors import UserError
+from universal_embedding.models.backbones import layer_depths, num_depths
+from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.private_apis import disable_gradient_reduction, maybe_merge_call
+from universal_embedding.training.losses import Loss
+from universal_embedding.training.schedule import Stage, learning_rate_at
+
+UNSUPPORTED_OPTIMIZERS = {
+    "optimizer": "the base class of the others",
+    "lossscaleoptimizer": "which the dtype policy mixed_float16 replaces",
+    "multioptimizer": "which config.stages and their learning rates replace",
+    "schedulefreeadamw": "which needs other weights in evaluation than in training",
+}
+
+
+@dataclass(frozen=True)
+class ParamGroup:
+    """Weights that share a learning rate.
+
+    Attributes:
+        group: `backbone`, `projection` or `head`.
+        depth_from_top: Number of depths of the group above these weights; 0 for the last layer.
+        variables: The weights.
+        optimizer: Built for `variables` and no others.
+    """
+
+    group: str
+    depth_from_top: float
+    variables: list[keras.Variable]
+    optimizer: keras.optimizers.Optimizer
+
+
+@keras.saving.register_keras_serializable("universal_embedding")
+class StageLearningRate(keras.optimizers.schedules.LearningRateSchedule):
+    """The learning rate that the stages give a group's layer at the run's own step.
+
+    An optimizer's count of updates falls behind that step where a group skips steps.
+    """
+
+    def __init__(
+        self, stages: Sequence[Stage], group: str, depth_from_top: float, step: tf.Variable
+    ) -> None:
+        self.stages, self.group = stages, group
+        self.depth_from_top, self.step = depth_from_top, step
+
+    def __call__(self, iterations: tf.Tensor) -> tf.Tensor:
+        """The current rate, float32 scalar; `iterations` of the optimizer is ignored."""
+        return learning_rate_at(self.stages, self.group, self.depth_from_top, self.step)
+
+    def get_config(self) -> dict:
+        """Identifies the schedule; it is rebuilt from the run's config, never from this."""
+        return {"group": self.group, "depth_from_top": self.depth_from_top}
+
+
+def make_param_groups(
+    model: EmbeddingModel,
+    losses: Mapping[str, tuple[float, Loss]],
+    stages: Sequence[Stage],
+    optimizer_config: ConfigDict,
+    step: tf.Variable,
+) -> dict[str, ParamGroup]:
+    """Groups all weights that some stage trains; layers of one backbone depth share a group.
+
+    Args:
+        model: The model to train.
+        losses: Weight and loss by name.
+        stages: All stages of the run.
+        optimizer_config: `config.optimizer` of the run.
+        step: The run's step, int64, for the learning rates.
+
+    Returns:
+        Groups by name: `backbone`, or `backbone/<depth_from_top>` where layers differ in their
+        rates; `projection`; and the names of `Loss.variables_by_group`.
+
+    Raises:
+        UserError: the optimizer is unknown.
+    """
+    by_depth = any(stage.layer_decay < 1 or stage.trainable_blocks for stage in stages)
+    depths = layer_depths(model.backbone) if by_depth else {}
+    max_depth = num_depths(model.backbone) - 1 if by_depth else 0
+    groups: dict[str, tuple[str, float, list[keras.Variable]]] = {}
+
+    def add(
+        name: str, group: str, depth_from_top: float, variables: Sequence[keras.Variable]
+    ) -> None:
+        if variables and any(stage.is_trainable(group, depth_from_top) for stage in stages):
+            groups.setdefault(name, (group, depth_from_top, []))[2].extend(variables)
+
+    for variable in model.backbone.trainable_variables:
+        depth_from_top = round(max_depth * (1.0 - depths.get(variable.path, 1.0)))
+        name = f"backbone/{depth_from_top}" if by_depth else "backbone"
+        add(name, "backbone", depth_from_top, [variable])
+    if model.projection is not None:
+        add("projection", "projection", 0, model.projection.trainable_variables)
+    for _, loss in losses.values():
+        for name, variables in loss.variables_by_group().items():
+            add(name, "head", 0, variables)
+    return {
+        name: ParamGroup(
+            group,
+            depth_from_top,
+            variables,
+            make_optimizer(
+                optimizer_config.name,
+                variables,
+                StageLearningRate(stages, group, depth_from_top, step),
+                optimizer_config.weight_decay[group],
+            ),
+        )
+        for name, (group, depth_from_top, variables) in groups.items()
+    }
+
+
+def make_optimizer(
+    name: str,
+    variables: Sequence[keras.Variable],
+    learning_rate: StageLearningRate,
+    weight_decay: float,
+) -> keras.optimizers.Optimizer:
+    """Builds a Keras optimizer that expects gradients already summed over the replicas.
+
+    Biases, normalization weights and scalars (variables of rank 0 and 1) get no weight decay.
+
+    Raises:
+        UserError: Keras has no optimizer of this name, or it cannot be used here.
+    """
+    optimizers = {
+        key.lower(): value
+        for key, value in vars(keras.optimizers).items()
+        if isinstance(value, type) and issubclass(value, keras.optimizers.Optimizer)
+    }
+    for unsupported in UNSUPPORTED_OPTIMIZERS:
+        optimizers.pop(unsupported, None)
+    if name.lower() in UNSUPPORTED_OPTIMIZERS:
+        raise UserError(
+            f"config.optimizer.name is {name!r}, {UNSUPPORTED_OPTIMIZERS[name.lower()]}; use one "
+            f"of {', '.join(sorted(optimizers))}"
+        )
+    if name.lower() not in optimizers:
+        raise UserError(
+            f"config.optimizer.name is {name!r}; Keras has {', '.join(sorted(optimizers))}"
+        )
+    options: dict[str, float] = {"momentum": 0.9} if name.lower() == "sgd" else {}
+    # AdamW refuses None; 0 would make the other optimizers decay by 0 at each step.
+    if weight_decay or name.lower() == "adamw":
+        options["weight_decay"] = weight_decay
+    optimizer = optimizers[name.lower()](learning_rate=learning_rate, **options)
+    if weight_decay:
+        optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
+    disable_gradient_reduction(optimizer)
+    optimizer.build(list(variables))
+    return optimizer
+
+
+def conditional_update(
+    condition: tf.Tensor,
+    optimizer: keras.optimizers.Optimizer,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[keras.Variable],
+) -> None:
+    """Applies `optimizer.apply(gradients, variables)` if `condition`, else changes nothing.
+
+    Zeroing the gradient is not enough: weight decay, momentum and the step counter would still
+    advance. Variables that only some batches train, such as the classes of one domain, therefore
+    need an optimizer of their own: its `iterations`, and with it Adam's bias correction, count the
+    group's own updates. There is no branch and all shapes are static, so this works in XLA and in
+    the replica context of a strategy.
+
+    Args:
+        condition: bool scalar, the same on all replicas.
+        optimizer: Owns `variables` and no others; built.
+        gradients: Gradients of `variables`, reduced over the replicas as `optimizer` expects.
+        variables: Variables to update.
+    """
+    state = [variable.value for variable in [*variables, *optimizer.variables]]
+    before = [tf.identity(variable) for variable in state]
+    optimizer.apply(gradients, variables)
+
+    def undo(strategy: tf.distribute.Strategy, condition: tf.Tensor, before: list) -> None:
+        for variable, old in zip(state, before, strict=True):
+            strategy.extended.update(variable, _keep_if, args=(condition, old), group=False)
+
+    maybe_merge_call(undo, condition, before)
+
+
+def _keep_if(variable: tf.Variable, condition: tf.Tensor, old: tf.Tensor) -> None:
+    variable.assign(tf.where(condition, variable, old))
+
+
+def clip_by_global_norm(
+    gradients: Mapping[str, Sequence[tf.Tensor]], clip_norm: float
+) -> tuple[dict[str, list[tf.Tensor]], tf.Tensor]:
+    """Scales the gradients of all groups so that their global norm is at most `clip_norm`.
+
+    Args:
+        gradients: Gradients by group.
+        clip_norm: Largest norm; 0 leaves the gradients unchanged.
+
+    Returns:
+        The gradients by group, and their global norm before clipping, float32 scalar.
+    """
+    flat = tf.nest.flatten(dict(gradients))
+    norm = tf.linalg.global_norm(flat)
+    if clip_norm:
+        flat, _ = tf.clip_by_global_norm(flat, clip_norm, use_norm=norm)
+    return tf.nest.pack_sequence_as({k: list(v) for k, v in gradients.items()}, flat), norm

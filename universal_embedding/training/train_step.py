@@ -1,0 +1,240 @@
+"""One training step on each replica, and the compiled loop over many steps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import tensorflow as tf
+
+from universal_embedding.models.backbones import resize_backbone
+from universal_embedding.training.losses import ModelOutputs
+from universal_embedding.training.param_groups import clip_by_global_norm, conditional_update
+from universal_embedding.training.schedule import Stage, margin_scale_at
+
+if TYPE_CHECKING:
+    from universal_embedding.training.experiment import Experiment
+
+Batch = Mapping[str, tf.Tensor]
+Gradients = dict[str, list[tf.Tensor]]
+
+
+class TrainStep:
+    """Trains on one replica's slice of a global batch: forward pass, losses, gradients, update.
+
+    Losses are sums over the replica's examples divided by the size of the *global* batch, and
+    gradients are summed over the replicas, so neither depends on the number of replicas.
+
+    Args:
+        experiment: Model, losses and parameter groups to train, and the step counter, EMA and loss
+            scale that each step advances.
+        stage: Selects the trainable weights, the input and the schedules.
+    """
+
+    def __init__(self, experiment: "Experiment", stage: Stage) -> None:
+        config = experiment.config
+        self.stage = stage
+        self.model, self.losses = experiment.model, dict(experiment.losses)
+        self.param_groups = {
+            name: group
+            for name, group in experiment.param_groups.items()
+            if stage.is_trainable(group.group, group.depth_from_top)
+        }
+        self.counter = experiment.step
+        self.ema, self.loss_scale = experiment.ema, experiment.loss_scale
+        self.num_domains = len(experiment.records)
+        self.global_batch_size = config.data.batch_size
+        self.seed, self.dropout = config.seed, config.model.dropout
+        self.clip_norm = config.optimizer.clip_norm
+        self.trains_backbone = "backbone" in stage.learning_rates
+        self.trains_batch_norm = self.trains_backbone and not config.model.freeze_batch_norm
+        with experiment.strategy.scope():
+            self.backbone = resize_backbone(self.model.backbone, stage.image_size)
+        self._gradients_fn: Callable = self._compute_gradients
+        self._update_fn: Callable = self._apply_gradients
+        if config.jit_compile:
+            self._gradients_fn = tf.function(self._compute_gradients, jit_compile=True)
+            # Gradients of several replicas are summed outside XLA; one replica needs no sum.
+            if experiment.strategy.num_replicas_in_sync == 1:
+                self._update_fn = tf.function(self._apply_gradients, jit_compile=True)
+
+    def __call__(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Trains on a batch.
+
+        Args:
+            batch: `image [b, S, S, 3]` or `features [b, F]` float32, `label [b]` and `domain [b]`
+                int32, and what the losses need besides.
+
+        Returns:
+            `[losses + 1, domains]` float32: this replica's sums of `losses.loss_names` by domain
+            and, in the last row, its number of examples; and the global norm of the gradients,
+            float32 scalar.
+        """
+        gradients, sums = self._gradients_fn(batch)
+        norm = self._update_fn(gradients, self._updated_groups(batch))
+        return sums, norm
+
+    def _compute_gradients(self, batch: Batch) -> tuple[Gradients, tf.Tensor]:
+        frozen = None if self.trains_backbone else tf.stop_gradient(self._features(batch))
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            weights = {
+                name: [variable.value for variable in group.variables]
+                for name, group in self.param_groups.items()
+            }
+            tape.watch(tf.nest.flatten(weights))
+            features = self._features(batch) if self.trains_backbone else frozen
+            features = self._drop(features)
+            outputs = ModelOutputs(
+                features,
+                self.model.embed_features(features),
+                self.counter.value(),
+                margin_scale_at(self.stage, self.counter.value()),
+            )
+            losses = [loss(batch, outputs) for _, loss in self.losses.values()]
+            loss_weights = [weight for weight, _ in self.losses.values()]
+            total = tf.add_n(
+                [w * tf.reduce_sum(loss) for w, loss in zip(loss_weights, losses, strict=True)]
+            )
+            total /= self.global_batch_size
+            if self.loss_scale:
+                total = self.loss_scale.scale_loss(total)
+        gradients = tape.gradient(total, weights, unconnected_gradients="zero")
+        return gradients, self._sum_by_domain(losses, batch["domain"])
+
+    def _features(self, batch: Batch) -> tf.Tensor:
+        if self.stage.input == "features":
+            return batch["features"]
+        return self.backbone(batch["image"], training=self.trains_batch_norm)
+
+    def _drop(self, features: tf.Tensor) -> tf.Tensor:
+        """Dropout whose mask is a function of the seed, the step and the place in the batch."""
+        if not self.dropout:
+            return features
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        size, width = features.shape
+        seed = tf.stack([tf.constant(self.seed, tf.int64), self.counter.value()])
+        noise = tf.random.stateless_uniform([self.global_batch_size, width], seed, alg="philox")
+        noise = tf.slice(noise, [replica * size, 0], [size, width])
+        keep = tf.cast(noise >= self.dropout, features.dtype)
+        return features * keep / (1.0 - self.dropout)
+
+    def _sum_by_domain(self, losses: list[tf.Tensor], domains: tf.Tensor) -> tf.Tensor:
+        size = tf.size(domains)
+        rows = [tf.reshape(loss, [-1, size]) for loss in losses]  # [b] or [terms, b] each
+        values = tf.transpose(tf.concat([*rows, tf.ones([1, size])], axis=0))
+        return tf.transpose(tf.math.unsorted_segment_sum(values, domains, self.num_domains))
+
+    def _updated_groups(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """For groups that some batches leave alone: whether this one updates them, bool scalars."""
+        updated = {}
+        for _, loss in self.losses.values():
+            updated.update(loss.updated_groups(batch))
+        updated = {
+            name: tf.cast(is_updated, tf.float32)
+            for name, is_updated in updated.items()
+            if name in self.param_groups
+        }
+        if not updated:
+            return {}
+        # Replicas of a mixed batch may see different domains; all must decide alike.
+        context = tf.distribute.get_replica_context()
+        return tf.nest.map_structure(
+            lambda count: count > 0, context.all_reduce(tf.distribute.ReduceOp.SUM, updated)
+        )
+
+    def _apply_gradients(self, gradients: Gradients, updated: dict[str, tf.Tensor]) -> tf.Tensor:
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        if self.loss_scale:
+            gradients = self.loss_scale.unscale(gradients)
+        gradients, norm = clip_by_global_norm(gradients, self.clip_norm)
+        finite = [self.loss_scale.update(norm)] if self.loss_scale else []
+        for name, group in self.param_groups.items():
+            conditions = finite + ([updated[name]] if name in updated else [])
+            if conditions:
+                condition = tf.reduce_all(conditions)
+                conditional_update(condition, group.optimizer, gradients[name], group.variables)
+            else:
+                group.optimizer.apply(gradients[name], group.variables)
+        if self.ema:
+            self.ema.update(self.counter, bias_correct=self.stage.start == 0)
+        self.counter.assign_add(1)
+        return norm
+
+
+class MultiStepLoop:
+    """Runs many training steps in one call of one compiled function.
+
+    Args:
+        train_step: Trains on one replica's slice of a batch.
+        strategy: Distributes the replicas.
+    """
+
+    def __init__(
+        self,
+        train_step: Callable[[Batch], tuple[tf.Tensor, tf.Tensor]],
+        strategy: tf.distribute.Strategy,
+    ) -> None:
+        self._train_step, self._strategy = train_step, strategy
+        self._run = tf.function(self._run_steps)
+
+    def __call__(self, iterator: Iterator, steps: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Trains on the next `steps` batches of a (distributed) data set's iterator.
+
+        Returns:
+            `[steps, losses + 1, domains]` float32: sums of `losses.loss_names` by domain and, in
+            the last row, the number of examples, over all replicas; and `[steps]` float32, the
+            global norms of the gradients.
+        """
+        return self._run(iterator, tf.constant(steps, tf.int32))
+
+    def _run_steps(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        all_sums = tf.TensorArray(tf.float32, steps)
+        all_norms = tf.TensorArray(tf.float32, steps)
+        for i in tf.range(steps):
+            sums, norm = self._strategy.run(self._train_step, args=(next(iterator),))
+            all_sums = all_sums.write(i, self._strategy.reduce("SUM", sums, axis=None))
+            all_norms = all_norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
+        return all_sums.stack(), all_norms.stack()
+
+
+class LossScale:
+    """Dynamic loss scaling for float16 (arXiv 1710.03740).
+
+    The scale doubles after `growth_steps` finite steps in a row. It halves, and the step is
+    skipped, when the gradients overflow.
+
+    Args:
+        growth_steps: Finite steps before the scale grows.
+        initial_scale: The first scale.
+    """
+
+    def __init__(self, growth_steps: int = 2000, initial_scale: float = 2.0**15) -> None:
+        options = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
+        self.scale = tf.Variable(initial_scale, name="loss_scale", **options)
+        self.finite_steps = tf.Variable(0, name="finite_steps", dtype=tf.int32, **options)
+        self.growth_steps = growth_steps
+
+    @property
+    def variables(self) -> list[tf.Variable]:
+        """The state to keep in checkpoints."""
+        return [self.scale, self.finite_steps]
+
+    def scale_loss(self, loss: tf.Tensor) -> tf.Tensor:
+        """The loss to differentiate."""
+        return loss * self.scale
+
+    def unscale(self, gradients: Any) -> Any:
+        """Gradients of the loss itself, from those of the scaled loss."""
+        return tf.nest.map_structure(lambda gradient: gradient / self.scale, gradients)
+
+    def update(self, norm: tf.Tensor) -> tf.Tensor:
+        """Adjusts the scale to a step's gradient norm; returns whether it is finite, bool scalar.
+
+        A step whose norm is not finite must be skipped.
+        """
+        is_finite = tf.math.is_finite(norm)
+        grows = self.finite_steps + 1 >= self.growth_steps
+        grown = tf.where(grows, self.scale * 2.0, self.scale)
+        finite_steps = tf.where(grows, 0, self.finite_steps + 1)
+        self.scale.assign(tf.where(is_finite, grown, tf.maximum(self.scale * 0.5, 1.0)))
+        self.finite_steps.assign(tf.where(is_finite, finite_steps, 0))
+        return is_finite
