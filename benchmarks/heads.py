@@ -1,11 +1,11 @@
-"""Speed, memory and exactness of the margin head, paired with pytorch-metric-learning.
+"""Speed, memory and exactness of the margin head, compared with pytorch-metric-learning.
 
     python benchmarks/heads.py --torch_python=/path/to/an/environment/bin/python
 
-A step is ArcFace forward and backward, gradients of embeddings and weights included, optimizer
-not. Each method runs in a process of its own and they take turns, step by step. Memory is measured
-in further processes: the highest resident size during a step, less what was resident after a step
-of a tiny head of the same kind, less the weights and their gradient.
+A step is ArcFace forward and backward, including the gradients of embeddings and weights but not
+the optimizer. Each method runs in a process of its own, and they alternate step by step. Memory is
+measured in further processes: the peak resident size during a step, minus the resident size after a
+step of a tiny head of the same kind, minus the weights and their gradient.
 """
 
 import json
@@ -16,41 +16,62 @@ import sys
 import time
 from pathlib import Path
 
+import common
 from absl import flags
 
-from universal_embedding import command
+CLASSES = flags.DEFINE_integer("num_classes", 316_446, "Number of classes; UnED has 316,446.", 1)
+DIM = flags.DEFINE_integer("dim", 64, "Dimension of the embeddings.", 1)
+BATCH_SIZES = flags.DEFINE_list("batch_sizes", ["128", "1024"], "Batch sizes.")
+ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed steps of each method; the median counts.", 1)
+MAX_CLASSES = flags.DEFINE_integer(
+    "max_classes", 5_000_000, "Classes of the largest memory measurement; 0: none.", 0
+)
+TORCH_PYTHON = flags.DEFINE_string(
+    "torch_python", "", "Python interpreter with pytorch-metric-learning; empty: not compared."
+)
+WORKER = flags.DEFINE_string("worker", "", "Used internally, to start a worker process.")
 
-CLASSES = flags.DEFINE_integer("classes", 316_446, "Number of classes; UnED has 316,446.")
-DIMENSION = flags.DEFINE_integer("dimension", 64, "Size of the embedding.")
-BATCHES = flags.DEFINE_list("batches", ["128", "1024"], "Batch sizes.")
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Timed steps of each method; the median counts.")
-BIG = flags.DEFINE_integer("big", 5_000_000, "Classes of the largest memory run; 0: none.")
-TORCH = flags.DEFINE_string("torch_python", "", "Interpreter with pytorch-metric-learning.")
-WORKER = flags.DEFINE_string("worker", "", "Used by the program itself.")
-
-METHODS = ("chunked", "chunked xla", "plain", "plain xla")
+METHODS = ("chunked", "chunked xla", "full", "full xla")
+TORCH = "pytorch-metric-learning"
 
 
-def make_step(method, classes, batch, dimension):
-    """A function that runs one step and returns loss and both gradients."""
+class FixedInitializer:
+    """A Keras initializer that calls a function of the shape."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, shape, dtype=None):
+        return self.function(shape, dtype)
+
+    def clone(self):
+        return self
+
+
+def make_step(method, num_classes, batch_size, dim):
+    """A function that runs one step and returns the loss and both gradients."""
     import numpy as np
     import tensorflow as tf
 
     from universal_embedding.models.heads import MarginHead
 
-    def start(shape, dtype=None):
-        rng = np.random.default_rng(1)
-        return rng.standard_normal(shape, np.float32) / 8
+    def random_weights(shape, dtype=None):
+        return np.random.default_rng(1).standard_normal(shape, np.float32) / 8
 
-    options = {"samples": classes // 10} if method == "sampled" else {}
-    name = "chunked" if options else method.split()[0]
+    is_sampled = method == "sampled"
     head = MarginHead(
-        {"all": classes}, dimension, margin=0.5, method=name, initializer=Fixed(start), **options
+        {"all": num_classes},
+        dim,
+        margin_type="arcface",
+        margin=0.5,
+        softmax_impl="chunked" if is_sampled else method.split()[0],
+        num_sampled_classes=num_classes // 10 if is_sampled else None,
+        initializer=FixedInitializer(random_weights),
     )
     rng = np.random.default_rng(0)
-    embeddings = tf.constant(rng.standard_normal((batch, dimension), np.float32))
-    labels = tf.constant(rng.integers(0, classes, batch), tf.int32)
-    domains = tf.zeros([batch], tf.int32)
+    embeddings = tf.constant(rng.standard_normal((batch_size, dim), np.float32))
+    labels = tf.constant(rng.integers(0, num_classes, batch_size), tf.int32)
+    domains = tf.zeros([batch_size], tf.int32)
     seed = tf.constant([0, 0])
 
     @tf.function(jit_compile=method.endswith("xla"))
@@ -64,144 +85,148 @@ def make_step(method, classes, batch, dimension):
     return step
 
 
-class Fixed:
-    """An initializer that is a function."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, shape, dtype=None):
-        return self.function(shape, dtype)
-
-    def clone(self):
-        return self
-
-
-def timing_worker(method, classes, batch, dimension):
+def timing_worker(method, num_classes, batch_size, dim):
+    """Takes one step per line of standard input and prints its seconds."""
     import tensorflow as tf
 
-    step = make_step(method, classes, batch, dimension)
+    step = make_step(method, num_classes, batch_size, dim)
     start = time.perf_counter()
     step()[0].numpy()
-    first = time.perf_counter() - start
-    print(json.dumps({"version": f"tensorflow {tf.__version__}", "first": first}), flush=True)
+    first_call = time.perf_counter() - start
+    version = f"tensorflow {tf.__version__}"
+    print(json.dumps({"version": version, "first_call": first_call}), flush=True)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()[0].numpy()
         print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
 
 
-def memory_worker(method, classes, batch, dimension):
-    def status(key):
+def memory_worker(method, num_classes, batch_size, dim):
+    """Prints the memory of a step in MB."""
+
+    def read_status(key):
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1e3
 
-    make_step(method, 3000, 8, dimension)()
-    base = status("VmRSS")
-    step = make_step(method, classes, batch, dimension)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the weights
+    make_step(method, 3000, 8, dim)()
+    base = read_status("VmRSS")
+    step = make_step(method, num_classes, batch_size, dim)
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of creating the weights
     for _ in range(3):
         loss, _, gradient = step()
         loss.numpy()
-        size = 4e-6 * dimension * classes
-        held = 0 if method == "sampled" else size
         del gradient
-    peak = status("VmHWM")
-    print(json.dumps({"base": base, "peak": peak, "above": peak - base - size - held}))
+    weights_size = 4e-6 * dim * num_classes
+    gradient_size = 0 if method == "sampled" else weights_size  # sampled: its gradient is sparse
+    peak = read_status("VmHWM")
+    above = peak - base - weights_size - gradient_size
+    print(json.dumps({"base": base, "peak": peak, "above": above}))
 
 
-def exactness_worker(method, classes, batch, dimension):
+def exactness_worker(method, num_classes, batch_size, dim):
+    """Prints relative differences from the full softmax."""
     import numpy as np
 
-    want = [np.float64(t) for t in make_step("plain", classes, batch, dimension)()]
-    got = [np.float64(t) for t in make_step(method, classes, batch, dimension)()]
-    error = [np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(got, want, strict=True)]
-    print(json.dumps(dict(zip(("loss", "embeddings", "weights"), error, strict=True))))
+    expected = make_step("full", num_classes, batch_size, dim)()
+    actual = make_step(method, num_classes, batch_size, dim)()
+    errors = [
+        np.linalg.norm(np.float64(a) - np.float64(b)) / np.linalg.norm(np.float64(b))
+        for a, b in zip(actual, expected, strict=True)
+    ]
+    print(json.dumps(dict(zip(("loss", "embeddings", "weights"), errors, strict=True))))
 
 
-def spawn(kind, method, classes, batch):
-    arguments = [str(classes), str(batch), str(DIMENSION.value)]
-    if method == "pytorch-metric-learning":
+WORKERS = {"timing": timing_worker, "memory": memory_worker, "exact": exactness_worker}
+
+
+def spawn(kind, method, num_classes, batch_size):
+    """Starts a worker process."""
+    if method == TORCH:
         script = str(Path(__file__).with_name("heads_torch.py"))
-        line = [TORCH.value, script, str(classes), str(DIMENSION.value), str(batch)]
+        arguments = [str(n) for n in (num_classes, DIM.value, batch_size)]
+        command = [TORCH_PYTHON.value, script, *arguments]
     else:
-        line = [sys.executable, __file__, f"--worker={','.join([kind, method, *arguments])}"]
+        worker = f"{kind},{method},{num_classes},{batch_size},{DIM.value}"
+        command = [sys.executable, __file__, f"--worker={worker}"]
     pipe = subprocess.PIPE
-    return subprocess.Popen(line, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
 
 
-def answer(process):
+def read_answer(process):
     line = process.stdout.readline()
     if not line:
-        raise RuntimeError(f"a worker ended: {process.args}")
+        raise RuntimeError(f"a worker process ended early: {process.args}")
     return json.loads(line)
 
 
-def once(kind, method, classes, batch):
-    with spawn(kind, method, classes, batch) as process:
-        return answer(process)
+def run_worker(kind, method, num_classes, batch_size):
+    with spawn(kind, method, num_classes, batch_size) as process:
+        return read_answer(process)
 
 
-def times(batch):
-    """Median seconds by method, all taking turns."""
-    names = [*METHODS, *(["pytorch-metric-learning"] if TORCH.value else [])]
-    workers = {name: spawn("timing", name, CLASSES.value, batch) for name in names}
-    firsts = {name: answer(worker) for name, worker in workers.items()}
+def measure_times(batch_size):
+    """Seconds of a step by method; the methods alternate."""
+    names = [*METHODS, *([TORCH] if TORCH_PYTHON.value else [])]
+    workers = {name: spawn("timing", name, CLASSES.value, batch_size) for name in names}
+    first_answers = {name: read_answer(worker) for name, worker in workers.items()}
     seconds = {name: [] for name in names}
-    for number in range(ROUNDS.value + 1):  # the first is thrown away
+    for round_index in range(ROUNDS.value + 1):  # the first one warms up
         for name, worker in workers.items():
             worker.stdin.write("\n")
             worker.stdin.flush()
-            taken = answer(worker)["seconds"]
-            if number:
-                seconds[name].append(taken)
+            step_seconds = read_answer(worker)["seconds"]
+            if round_index:
+                seconds[name].append(step_seconds)
     for worker in workers.values():
         worker.stdin.close()
         worker.wait()
     result = {}
     for name in names:
+        first_call = first_answers[name].get("first_call")
         result[name] = {
             "median": statistics.median(seconds[name]),
-            "least": min(seconds[name]),
-            "first": firsts[name].get("first"),
-            "version": firsts[name]["version"],
+            "min": min(seconds[name]),
+            "first_call": first_call,
+            "version": first_answers[name]["version"],
         }
-        first = f"first call {result[name]['first']:5.2f}" if "first" in firsts[name] else ""
         print(
-            f"batch {batch:5d}  {name:24s} median {result[name]['median']:6.3f} s, least "
-            f"{result[name]['least']:6.3f} s  {first}",
+            f"batch {batch_size:5d}  {name:24s} median {result[name]['median']:6.3f} s, min "
+            f"{result[name]['min']:6.3f} s  "
+            + (f"first call {first_call:5.2f}" if first_call is not None else ""),
             flush=True,
         )
     return result
 
 
-def main(argv):
+def main():
     if WORKER.value:
         kind, method, *numbers = WORKER.value.split(",")
-        workers = {"timing": timing_worker, "memory": memory_worker, "exact": exactness_worker}
-        return workers[kind](method, *map(int, numbers))
-    result = {"classes": CLASSES.value, "cores": os.cpu_count(), "seconds": {}, "memory_mb": {}}
-    for batch in map(int, BATCHES.value):
-        result["seconds"][batch] = times(batch)
+        WORKERS[kind](method, *map(int, numbers))
+        return
+    batch_sizes = [int(batch_size) for batch_size in BATCH_SIZES.value]
+    result = {"num_classes": CLASSES.value, "cores": os.cpu_count()}
+    result["seconds"] = {batch_size: measure_times(batch_size) for batch_size in batch_sizes}
+    result["relative_error"] = {}
     for method in ("chunked", "chunked xla"):
-        error = once("exact", method, CLASSES.value, int(BATCHES.value[0]))
-        result[f"relative error of {method}"] = error
-        print(f"{method:12s} against plain, relative:", {k: f"{v:.1e}" for k, v in error.items()})
-    runs = [(m, CLASSES.value, int(b)) for m in METHODS for b in BATCHES.value]
-    if BIG.value:
-        runs += [
-            (m, BIG.value, int(BATCHES.value[0])) for m in ("chunked", "chunked xla", "sampled")
-        ]
-    for method, classes, batch in runs:
-        memory = once("memory", method, classes, batch)
-        result["memory_mb"][f"{method}, {classes} classes, batch {batch}"] = memory
+        error = run_worker("exact", method, CLASSES.value, batch_sizes[0])
+        result["relative_error"][method] = error
+        print(f"{method:12s} against full, relative:", {k: f"{v:.1e}" for k, v in error.items()})
+    cases = [(method, CLASSES.value, size) for method in METHODS for size in batch_sizes]
+    if MAX_CLASSES.value:
+        large_methods = ("chunked", "chunked xla", "sampled")
+        cases += [(method, MAX_CLASSES.value, batch_sizes[0]) for method in large_methods]
+    result["memory_mb"] = {}
+    for method, num_classes, batch_size in cases:
+        memory = run_worker("memory", method, num_classes, batch_size)
+        result["memory_mb"][f"{method}, {num_classes} classes, batch {batch_size}"] = memory
         print(
-            f"{method:12s} {classes:9,d} classes, batch {batch:5d}: peak {memory['peak']:6.0f} MB "
-            f"in all, {memory['above']:5.0f} MB above weights and gradient",
+            f"{method:12s} {num_classes:9,d} classes, batch {batch_size:5d}: peak "
+            f"{memory['peak']:6.0f} MB in all, {memory['above']:5.0f} MB above weights"
+            + ("" if method == "sampled" else " and gradient"),
             flush=True,
         )
-    print(json.dumps(result))
+    common.print_json(result)
 
 
 if __name__ == "__main__":
-    command.run(main)
+    common.run(main)

@@ -1,213 +1,252 @@
-"""How fast training batches come, beside the decoder alone and the usual TensorFlow way.
+"""Speed of training batches, compared with decoding alone and with the usual tf.data pipeline.
 
-400 x 500 JPEGs of about 40 kB in eight domains -> 224 x 224 random-resized crops, batches of 128.
-The ways take turns, round by round, in one process; a rate is the median over the rounds.
+JPEGs of 400 x 500 (40 kB) and of 1200 x 1600, in eight domains of 13 shards each -> 224 x 224
+random-resized crops, batches of 128, by the pipeline that training uses. The pipelines alternate,
+round by round, in one process; a rate is the median over the rounds.
 
     python benchmarks/input_pipeline.py
 """
 
 import gc
-import io
-import json
 import os
+import resource
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
+import common
 import numpy as np
 import psutil
 import tensorflow as tf
-from absl import app, flags, logging
-from array_record.python import array_record_module
-from PIL import Image
+from absl import flags
 
-from universal_embedding.datasets.labels import Labels
-from universal_embedding.input.decoding import decode_crop
-from universal_embedding.input.draws import Draws
-from universal_embedding.input.pictures import PictureOptions, training_picture
+from universal_embedding.input import pipeline
+from universal_embedding.input.batch_sampler import BatchSampler
+from universal_embedding.input.images import AugmentationConfig, preprocess_train
 from universal_embedding.input.pipeline import training_batches
+from universal_embedding.input.record_reader import RecordReader
 
-DOMAINS = flags.DEFINE_integer("domains", 8, "Number of domains.", 1)
-PICTURES = flags.DEFINE_integer("pictures", 100, "Pictures of each domain.", 1)
-ROUNDS = flags.DEFINE_integer("rounds", 9, "Rounds of measuring each way.", 1)
-BATCHES = flags.DEFINE_integer("batches", 15, "Batches of each way in a round.", 1)
-LONG = flags.DEFINE_integer("long", 2000, "Batches while memory is watched.", 200)
-SIZE, BATCH, WARM_UP = 224, 128, 4
-OPTIONS = PictureOptions(size=SIZE)
-
-
-class Records:
-    """Pictures in an ArrayRecord file."""
-
-    split = "train"
-
-    def __init__(self, folder: Path, domain: str, contents: list[bytes]):
-        self.domain, self.labels = domain, Labels.of(range(len(contents)))
-        self.image_ids = np.array([f"{i}.jpg" for i in range(len(contents))], object)
-        path = str(folder / f"{domain}.array_record")
-        writer = array_record_module.ArrayRecordWriter(path, "group_size:1")
-        for picture in contents:
-            writer.write(picture)
-        writer.close()
-        self._reader = array_record_module.ArrayRecordReader(path)
-
-    def __len__(self):
-        return len(self.labels)
-
-    def read(self, numbers):
-        return self._reader.read(list(numbers))
+ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds; the median counts.", 1)
+BATCHES_PER_ROUND = flags.DEFINE_integer("batches_per_round", 8, "Batches in a round.", 1)
+MEMORY_BATCHES = flags.DEFINE_integer(
+    "memory_batches", 1000, "Batches over which resident memory is watched.", 200
+)
+NUM_DOMAINS, SHARDS_PER_DOMAIN, IMAGE_SIZE, BATCH_SIZE, NUM_WARMUP = 8, 13, 224, 128, 3
+AUGMENTATION = AugmentationConfig(size=IMAGE_SIZE)
+OURS = "universal_embedding"
 
 
-def picture(seed: int) -> bytes:
-    rng = np.random.default_rng(seed)
-    smooth = Image.fromarray(rng.integers(0, 256, (12, 15, 3), np.uint8))
-    pixels = np.asarray(smooth.resize((500, 400), Image.BICUBIC), np.float32)
-    pixels = np.clip(pixels + rng.normal(0, 6.5, pixels.shape), 0, 255).astype(np.uint8)
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "JPEG", quality=85)
-    return out.getvalue()
+def from_memory(images: list[bytes]) -> tf.data.Dataset:
+    """The same decoding, cropping and resizing of images in memory, and nothing else."""
+    dataset = tf.data.Dataset.from_tensor_slices(images).repeat().enumerate()
+
+    def preprocess(i, contents):
+        return preprocess_train(contents, tf.stack([tf.cast(i, tf.int32), 0]), AUGMENTATION)
+
+    dataset = dataset.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(BATCH_SIZE, drop_remainder=True).prefetch(2)
 
 
-def from_memory(contents: list[bytes]) -> tf.data.Dataset:
-    """The same decoding, cropping and resizing, and nothing else."""
-    data = tf.data.Dataset.from_tensor_slices(contents).repeat().enumerate()
-
-    def make(i, picture):
-        return training_picture(picture, tf.stack([tf.cast(i, tf.int32), 0]), OPTIONS)
-
-    data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
-    return data.batch(BATCH, drop_remainder=True).prefetch(2)
-
-
-def decoder_alone(contents: list[bytes]) -> tf.data.Dataset:
-    """A window as large as the mean crop, decoded and thrown away: what no way can do without."""
-    data = tf.data.Dataset.from_tensor_slices(contents).repeat()
-    share = np.mean(OPTIONS.scale) ** 0.5
-
-    def window(shape):
-        size = tf.cast(tf.cast(shape, tf.float32) * share, tf.int32)
-        return tf.concat([(shape - size) // 2, size], 0)
-
-    def make(picture):
-        return decode_crop(picture, window)[0, 0]
-
-    data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
-    return data.batch(BATCH, drop_remainder=True).prefetch(2)
-
-
-def usual(path: str, antialias: bool) -> tf.data.Dataset:
+def usual_pipeline(paths: list[str], antialias: bool) -> tf.data.Dataset:
     """TFRecord, shuffle, full decode, random-resized crop, resize, flip, batch."""
 
-    def make(example):
+    def preprocess(example):
         features = {"image": tf.io.FixedLenFeature([], tf.string)}
         image = tf.io.decode_jpeg(tf.io.parse_single_example(example, features)["image"], 3)
         begin, size, _ = tf.image.sample_distorted_bounding_box(
             tf.shape(image),
             tf.zeros([1, 0, 4]),
-            area_range=OPTIONS.scale,
-            aspect_ratio_range=OPTIONS.ratio,
+            area_range=AUGMENTATION.scale,
+            aspect_ratio_range=AUGMENTATION.ratio,
             use_image_if_no_bounding_boxes=True,
         )
         image = tf.slice(image, begin, size)
-        image = tf.image.resize(image, [SIZE, SIZE], antialias=antialias)
-        return tf.image.random_flip_left_right(tf.ensure_shape(image, [SIZE, SIZE, 3]))
+        image = tf.image.resize(image, [IMAGE_SIZE, IMAGE_SIZE], antialias=antialias)
+        return tf.image.random_flip_left_right(tf.ensure_shape(image, [IMAGE_SIZE, IMAGE_SIZE, 3]))
 
-    data = tf.data.TFRecordDataset(path).repeat().shuffle(1000)
-    data = data.map(make, num_parallel_calls=tf.data.AUTOTUNE)
-    return data.batch(BATCH, drop_remainder=True).prefetch(2)
+    dataset = tf.data.TFRecordDataset(paths).repeat().shuffle(1000)
+    dataset = dataset.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(BATCH_SIZE, drop_remainder=True).prefetch(2)
 
 
-def rates(ways: dict[str, tf.data.Dataset]) -> dict[str, np.ndarray]:
-    """`[rounds]` pictures per second of each way, measured in turn."""
-    iterators = {name: iter(data) for name, data in ways.items()}
-    seen = {name: [] for name in ways}
-    for round_number in range(ROUNDS.value + 1):  # the first one warms up
-        for name in list(ways)[:: 1 if round_number % 2 else -1]:
-            for _ in range(WARM_UP):  # what was ready before its turn
+def measure(pipelines: dict[str, tf.data.Dataset], num_batches: int) -> dict[str, np.ndarray]:
+    """`[rounds, 2]` of each pipeline: images per second, and microseconds of CPU per image."""
+    iterators = {name: iter(dataset) for name, dataset in pipelines.items()}
+    results = {name: [] for name in pipelines}
+    for round_index in range(ROUNDS.value + 1):  # the first one warms up
+        for name in list(pipelines)[:: 1 if round_index % 2 else -1]:
+            for _ in range(NUM_WARMUP):  # batches prefetched while the others ran
                 next(iterators[name])
-            start = time.perf_counter()
-            for _ in range(BATCHES.value):
+            start, cpu = time.perf_counter(), time.process_time()
+            for _ in range(num_batches):
                 next(iterators[name])
-            seen[name].append(BATCHES.value * BATCH / (time.perf_counter() - start))
-    return {name: np.array(values[1:]) for name, values in seen.items()}
+            count = num_batches * BATCH_SIZE
+            seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+            results[name].append([count / seconds, cpu / count * 1e6])
+    return {name: np.array(values[1:]) for name, values in results.items()}
 
 
-def first_batch(records, draws, step: int) -> float:
+def compare(records, images: list[bytes], num_batches: int) -> dict:
+    """Prints and returns the rates of all pipelines."""
+    paths = [path for r in records.values() for path in r.shard_paths]
+    results = measure(
+        {
+            OURS: training_batches(records, make_sampler(records), AUGMENTATION),
+            "files not mapped": streamed_batches(records),
+            "from memory": from_memory(images),
+            "usual, antialias": usual_pipeline(paths, antialias=True),
+            "usual, no antialias": usual_pipeline(paths, antialias=False),
+        },
+        num_batches,
+    )
+    table = {}
+    print(f"{'pipeline':22s}{'images/s':>9s}{'min':>7s}{'max':>7s}{'ours / it':>11s}{'CPU us':>9s}")
+    for name, values in results.items():
+        rates, ratio = values[:, 0], float(np.median(results[OURS][:, 0] / values[:, 0]))
+        cpu = float(np.median(values[:, 1]))
+        table[name] = {
+            "images_per_second": round(float(np.median(rates)), 1),
+            "ratio": round(ratio, 3),
+            "cpu_microseconds": round(cpu, 1),
+        }
+        print(
+            f"{name:22s}{np.median(rates):9.0f}{rates.min():7.0f}{rates.max():7.0f}{ratio:11.3f}"
+            f"{cpu:9.0f}"
+        )
+    extra = np.median(results[OURS][:, 1] - results["from memory"][:, 1])
+    table["cpu_microseconds_besides_decode_crop_resize"] = round(float(extra), 1)
+    print(f"CPU besides the same decode, crop, resize and batching: {extra:.0f} us per image")
+    return table
+
+
+def streamed_batches(records) -> tf.data.Dataset:
+    """The pipeline as it reads from gs://: each record by a TFRecordDataset at its byte."""
+    pipeline.RecordReader = lambda records, **_: RecordReader(records, memory_map=False)
+    try:
+        return training_batches(records, make_sampler(records), AUGMENTATION)
+    finally:
+        pipeline.RecordReader = RecordReader
+
+
+def time_first_batch(records, step: int) -> float:
+    """Seconds from nothing to the batch of a step."""
     start = time.perf_counter()
-    next(iter(training_batches(records, draws(), OPTIONS, start_step=step)))
+    next(iter(training_batches(records, make_sampler(records), AUGMENTATION, start_step=step)))
     return time.perf_counter() - start
 
 
-def memory(data: tf.data.Dataset) -> np.ndarray:
-    """Resident MB after every hundredth batch."""
-    process, seen = psutil.Process(), []
-    for i, _ in zip(range(LONG.value), data, strict=False):
+def watch_memory(dataset: tf.data.Dataset) -> np.ndarray:
+    """Resident MB, without the pages of mapped files, after every hundredth batch."""
+    process, resident = psutil.Process(), []
+    for i, _ in zip(range(MEMORY_BATCHES.value), dataset, strict=False):
         if i % 100 == 99:
             gc.collect()
-            seen.append(process.memory_info().rss / 1e6)
-    return np.array(seen)
+            memory = process.memory_info()
+            resident.append((memory.rss - memory.shared) / 1e6)
+    return np.array(resident)
 
 
-def main(_):
-    logging.set_verbosity(logging.WARNING)
+def measure_python(dataset: tf.data.Dataset, num_batches: int = 40) -> dict:
+    """Python function calls per batch, of all threads, and the CPU share of the Python thread."""
+    iterator, calls = iter(dataset), 0
+
+    def count(frame, event, argument):
+        nonlocal calls
+        calls += event == "call"
+
+    next(iterator)
+    cpu, own = time.process_time(), time.thread_time()
+    for _ in range(num_batches):
+        next(iterator)
+    share = (time.thread_time() - own) / (time.process_time() - cpu)
+    threading.setprofile_all_threads(count) if hasattr(
+        threading, "setprofile_all_threads"
+    ) else threading.setprofile(count)
+    sys.setprofile(count)
+    for _ in range(num_batches):
+        next(iterator)
+    sys.setprofile(None)
+    threading.setprofile(None)
+    return {
+        "python_calls_per_batch": calls / num_batches,
+        "python_thread_share_of_cpu": round(share, 5),
+    }
+
+
+def count_open_files(folder: Path, images: list[bytes], num_shards: int = 3000) -> dict:
+    """Most files open while batches are read from many shards with room for 1,024."""
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (1024, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    )
+    many = [images[i % len(images)] for i in range(num_shards)]
+    records = {"many": common.ShardedRecords(folder, "many", many, num_shards)}
+    most = {}
+    for name, dataset in (
+        ("mapped", training_batches(records, make_sampler(records), AUGMENTATION)),
+        ("not mapped", streamed_batches(records)),
+    ):
+        iterator, most[name] = iter(dataset), 0
+        for _ in range(num_shards // BATCH_SIZE + 1):  # all shards
+            next(iterator)
+            most[name] = max(most[name], len(os.listdir("/proc/self/fd")))
+    return most
+
+
+def make_sampler(records) -> BatchSampler:
+    return BatchSampler(records, BATCH_SIZE, sampler="dataset_size")
+
+
+def write_domains(folder: Path, images: list[bytes], name: str):
+    """Records of eight domains; the images come round in turn."""
+    count = max(len(images) // NUM_DOMAINS, SHARDS_PER_DOMAIN)
+    domains = {}
+    for d in range(NUM_DOMAINS):
+        part = [images[(d * count + i) % len(images)] for i in range(count)]
+        key = f"{name}{d}"
+        domains[key] = common.ShardedRecords(folder, key, part, SHARDS_PER_DOMAIN)
+    return domains
+
+
+def main():
+    result = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        contents = [
-            [picture(1000 * d + i) for i in range(PICTURES.value)] for d in range(DOMAINS.value)
-        ]
-        every = [one for domain in contents for one in domain]
-        records = {
-            f"domain{d}": Records(folder, f"domain{d}", domain) for d, domain in enumerate(contents)
-        }
-        with tf.io.TFRecordWriter(str(folder / "usual.tfrecord")) as writer:
-            for one in every:
-                value = tf.train.Feature(bytes_list=tf.train.BytesList(value=[one]))
-                features = tf.train.Features(feature={"image": value})
-                writer.write(tf.train.Example(features=features).SerializeToString())
-        print(f"{len(every)} pictures of {np.mean([len(one) for one in every]) / 1e3:.1f} kB")
-
-        def draws():
-            return Draws(records, BATCH, sampler="dataset_size")
-
-        path = str(folder / "usual.tfrecord")
-        measured = rates(
-            {
-                "universal_embedding": training_batches(records, draws(), OPTIONS),
-                "from memory": from_memory(every),
-                "cropped decode alone": decoder_alone(every),
-                "usual, antialias": usual(path, antialias=True),
-                "usual, no antialias": usual(path, antialias=False),
-            }
+        small = [common.photo_like_jpeg(i) for i in range(520)]
+        large = [common.synthetic_jpeg(i, 1600, 1200, noise=6.5, quality=85) for i in range(52)]
+        for size, images, num_batches in (
+            ("400x500", small, BATCHES_PER_ROUND.value),
+            ("1200x1600", large, max(1, BATCHES_PER_ROUND.value // 4)),
+        ):
+            kilobytes = np.mean([len(image) for image in images]) / 1e3
+            print(f"{size}: {kilobytes:.1f} kB, {NUM_DOMAINS * SHARDS_PER_DOMAIN} shards")
+            records = write_domains(folder, images, size)
+            result[size] = compare(records, images, num_batches)
+        records = write_domains(folder, small, "again")
+        time_first_batch(records, 0)
+        for step in (0, 10**6):
+            seconds = float(np.median([time_first_batch(records, step) for _ in range(3)]))
+            print(f"first batch from step {step:>9,}: {seconds:.2f} s")
+            result[f"first_batch_{step}_seconds"] = round(seconds, 3)
+        ours = training_batches(records, make_sampler(records), AUGMENTATION)
+        result |= measure_python(ours)
+        print(
+            f"Python: {result['python_calls_per_batch']:.1f} calls per batch of {BATCH_SIZE}, "
+            f"{100 * result['python_thread_share_of_cpu']:.2f} % of the CPU time"
         )
-        ours = measured["universal_embedding"]
-        print(f"{'way':22s}{'pictures/s':>12s}{'least':>8s}{'most':>8s}{'ours / it':>11s}")
-        result = {}
-        for way, values in measured.items():
-            ratio = float(np.median(ours / values))
-            result[way] = {"pictures_per_s": round(float(np.median(values)), 1), "ratio": ratio}
-            print(
-                f"{way:22s}{np.median(values):12.0f}{values.min():8.0f}{values.max():8.0f}"
-                f"{ratio:11.3f}"
-            )
-        starts = {step: [] for step in (0, 10**6)}
-        for _ in range(3):
-            for step, seen in starts.items():
-                seen.append(first_batch(records, draws, step))
-        for step, seen in starts.items():
-            print(f"first batch from step {step:>9,}: {np.median(seen):.2f} s")
-            result[f"first_batch_{step}_s"] = round(float(np.median(seen)), 3)
-        used = memory(training_batches(records, draws(), OPTIONS))
-        settled = used[len(used) // 10 :]
+        resident = watch_memory(ours)
+        settled = resident[len(resident) // 5 :]
         slope = np.polyfit(np.arange(len(settled)), settled, 1)[0] * 10
         print(
-            f"memory over {LONG.value} batches: {settled.min():.0f}..{settled.max():.0f} MB, "
-            f"{slope:+.1f} MB per 1,000 batches"
+            f"memory over {MEMORY_BATCHES.value} batches: {settled.min():.0f}..{settled.max():.0f} "
+            f"MB, {slope:+.1f} MB per 1,000 batches"
         )
-        result["memory_mb"] = [round(x) for x in used.tolist()]
-    print(json.dumps(result))
+        result["memory_mb"] = [round(megabytes) for megabytes in resident.tolist()]
+        result["most_open_files"] = count_open_files(folder, small)
+        print(f"open files with 3,000 shards, of 1,024: {result['most_open_files']}")
+    common.print_json(result, ("numpy", "tensorflow"))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main)

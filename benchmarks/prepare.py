@@ -1,9 +1,9 @@
-"""Preparing: one process against two of Beam's direct runner, and memory on many small pictures.
+"""Speed and memory of `universal-embedding prepare`: one process, and two of Beam's DirectRunner.
 
-    python benchmarks/prepare.py            # both
-    python benchmarks/prepare.py --memory_pictures=0
+    python benchmarks/prepare.py
+    python benchmarks/prepare.py --memory_images=0    # speed alone
 
-Pictures are generated: photo-like JPEGs of 400 x 500 for speed, of 32 x 32 for memory.
+The images are generated: photo-like JPEGs of 400 x 500 for speed, of 32 x 32 for memory.
 """
 
 import json
@@ -14,66 +14,70 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
+import common
 import psutil
-from absl import app, flags
-from PIL import Image
+from absl import flags
 
-SPEED_PICTURES = flags.DEFINE_integer("speed_pictures", 30_000, "Of 400 x 500.")
-MEMORY_PICTURES = flags.DEFINE_integer("memory_pictures", 200_000, "Of 32 x 32.")
+from universal_embedding.errors import UserError
 
-TOOL = Path(__file__).resolve().parent.parent / "tools/prepare.py"
+SPEED_IMAGES = flags.DEFINE_integer(
+    "speed_images", 30_000, "Images of 400 x 500 in the speed measurement; 0: leave it out.", 0
+)
+MEMORY_IMAGES = flags.DEFINE_integer(
+    "memory_images", 200_000, "Images of 32 x 32 in the memory measurement; 0: leave it out.", 0
+)
+
 BEAM = "runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing"
+NUM_DIFFERENT = 200  # images; the others are hard links to them
+IMAGES_PER_CLASS = 8
 
 
-def main(argv):
-    del argv
+def main():
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        if SPEED_PICTURES.value:
-            tree = write_tree(work / "speed", SPEED_PICTURES.value, (400, 500))
+        if SPEED_IMAGES.value:
+            manual_dir = write_images(work / "speed", SPEED_IMAGES.value, (400, 500))
             for name, options in (("one process", []), ("Beam, 2 processes", [BEAM])):
-                rows.append(measure(name, tree, work / name, options))
-        if MEMORY_PICTURES.value:
-            tree = write_tree(work / "memory", MEMORY_PICTURES.value, (32, 32))
+                rows.append(measure(name, manual_dir, work / name, options))
+        if MEMORY_IMAGES.value:
+            manual_dir = write_images(work / "memory", MEMORY_IMAGES.value, (32, 32))
             for name, options in (("one process, small", []), ("Beam, 2 processes, small", [BEAM])):
-                rows.append(measure(name, tree, work / name, options, with_memory=True))
-    print(f"{'':<26}{'pictures':>10}{'seconds':>10}{'pictures/s':>12}{'peak GB':>10}")
+                rows.append(measure(name, manual_dir, work / name, options, with_memory=True))
+    print(f"{'':<26}{'images':>10}{'seconds':>10}{'images/s':>12}{'peak GB':>10}")
     for row in rows:
-        speed = row["pictures"] / row["seconds"]
+        rate = row["num_images"] / row["seconds"]
         memory = f"{row['peak_gb']:.2f}" if row["peak_gb"] else "-"
         print(
-            f"{row['name']:<26}{row['pictures']:>10,}{row['seconds']:>10.1f}{speed:>12,.0f}"
+            f"{row['name']:<26}{row['num_images']:>10,}{row['seconds']:>10.1f}{rate:>12,.0f}"
             f"{memory:>10}"
         )
-    print(json.dumps({"cores": os.cpu_count(), "runs": rows}))
+    libraries = ("tensorflow", "tensorflow-datasets", "apache-beam")
+    common.print_json({"cores": os.cpu_count(), "runs": rows}, libraries)
 
 
-def write_tree(root, count, size):
-    """UnED's layout with one split; 200 different pictures, copied by hard links."""
-    images, info = root / "images", root / "info_files/things"
-    info.mkdir(parents=True)
-    for number in range(count):
-        file = images / f"{number // 1000:03d}/{number}.jpg"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if number < 200:
-            rng = np.random.default_rng(number)
-            coarse = rng.integers(0, 256, (12, 15, 3), np.uint8)
-            photo = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
-            noisy = np.clip(photo + rng.normal(0, 6, photo.shape), 0, 255).astype(np.uint8)
-            Image.fromarray(noisy).save(file, quality=85)
+def write_images(root, num_images, size):
+    """Writes one split in UnED's layout; `size` is (width, height)."""
+    images, info_files = root / "images", root / "info_files/things"
+    info_files.mkdir(parents=True)
+    names = [f"{i // 1000:03d}/{i}.jpg" for i in range(num_images)]
+    for i, name in enumerate(names):
+        path = images / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if i < NUM_DIFFERENT:
+            path.write_bytes(common.synthetic_jpeg(i, *size, noise=6, quality=85))
         else:
-            os.link(images / f"000/{number % 200}.jpg", file)
-    rows = [{"path": f"{n // 1000:03d}/{n}.jpg", "class_id": n // 8} for n in range(count)]
-    (info / "train.json").write_text(json.dumps(rows))
+            os.link(images / names[i % NUM_DIFFERENT], path)
+    rows = [{"path": name, "class_id": i // IMAGES_PER_CLASS} for i, name in enumerate(names)]
+    (info_files / "train.json").write_text(json.dumps(rows))
     return root
 
 
-def measure(name, tree, data_dir, options, with_memory=False):
-    """Seconds of the whole command, or the peak memory of its processes, which slows them."""
-    count = len(json.loads((tree / "info_files/things/train.json").read_text()))
-    command = [sys.executable, str(TOOL), f"--manual_dir={tree}", f"--data_dir={data_dir}"]
+def measure(name, manual_dir, data_dir, options, with_memory=False):
+    """Runs the command; reading the memory of its processes slows it down."""
+    num_images = len(json.loads((manual_dir / "info_files/things/train.json").read_text()))
+    command = [sys.executable, "-m", "universal_embedding", "prepare"]
+    command += [f"--manual_dir={manual_dir}", f"--data_dir={data_dir}"]
     command += [f"--beam_pipeline_options={option}" for option in options]
     start, peak = time.perf_counter(), 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
@@ -84,14 +88,15 @@ def measure(name, tree, data_dir, options, with_memory=False):
             if with_memory:
                 peak = max(peak, proportional_memory(process.pid))
             time.sleep(0.3)
+        error += process.stderr.read() or b""
     if process.returncode:
-        raise SystemExit(f"{name} failed: {error.decode()}")
+        raise UserError(f"`prepare` failed ({name}): {error.decode()}")
     seconds = time.perf_counter() - start
-    return {"name": name, "pictures": count, "seconds": seconds, "peak_gb": peak / 1e9}
+    return {"name": name, "num_images": num_images, "seconds": seconds, "peak_gb": peak / 1e9}
 
 
 def proportional_memory(pid):
-    """Bytes of a process and its children; pages they share count once."""
+    """Bytes of a process and its children; pages that they share count once."""
     total = 0
     try:
         parent = psutil.Process(pid)
@@ -106,4 +111,4 @@ def proportional_memory(pid):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main)

@@ -1,201 +1,203 @@
-"""Speed and recall of nearest neighbours, beside faiss and hnswlib.
+"""Speed and recall of nearest-neighbor search, compared with faiss and hnswlib.
 
-python benchmarks/retrieval.py --part=challenge    5,000 queries, 200,000 x 64 (a minute)
-python benchmarks/retrieval.py --part=exact        the merged UnED test size (6 minutes)
-python benchmarks/retrieval.py --part=approximate  the same, ScaNN and hnswlib (10 minutes)
+python benchmarks/retrieval.py --experiment=challenge    5,000 queries, 200,000 x 64 (a minute)
+python benchmarks/retrieval.py --experiment=exact        UnED's merged test size (6 minutes)
+python benchmarks/retrieval.py --experiment=approximate  the same, ScaNN and hnswlib (10 minutes)
 
-The embeddings are generated: unit rows around random centres, ten index pictures to a centre.
+The embeddings are generated: unit rows around random centers, ten index images per center.
 """
 
-import datetime
-import importlib.metadata
-import json
+import dataclasses
 import os
-import platform
 import time
 from pathlib import Path
 
+import common
 import numpy as np
 import psutil
-from absl import app, flags
+from absl import flags
 
-from universal_embedding.retrieval.approximate import ScannTree
-from universal_embedding.retrieval.exact import BruteForce
-from universal_embedding.retrieval.neighbours import recall
+from universal_embedding.search.exact import BruteForce
+from universal_embedding.search.neighbors import recall
+from universal_embedding.search.scann_index import ScannIndex
 
-PART = flags.DEFINE_enum("part", "challenge", ["challenge", "exact", "approximate"], "What.")
-QUERIES = flags.DEFINE_integer("queries", 241_986, "Queries of the merged UnED test size.")
-INDEX = flags.DEFINE_integer("index", 1_397_126, "Index pictures of the merged UnED test size.")
-SAMPLE = flags.DEFINE_integer("sample", 20_000, "Queries on which the approximate are measured.")
-DIMENSION, K = 64, 5
+EXPERIMENT = flags.DEFINE_enum(
+    "experiment", "challenge", ["challenge", "exact", "approximate"], "Which experiment to run."
+)
+NUM_QUERIES = flags.DEFINE_integer(
+    "num_queries", 241_986, "exact, approximate: number of queries; by default UnED's.", 1
+)
+INDEX_SIZE = flags.DEFINE_integer(
+    "index_size", 1_397_126, "exact, approximate: number of index images; by default UnED's.", 1
+)
+SAMPLE_SIZE = flags.DEFINE_integer(
+    "sample_size", 20_000, "approximate: number of queries that are measured.", 1
+)
+DIM, K = 64, 5
 
 
-def clustered(rows: int, centres: int, seed: int) -> np.ndarray:
-    """`[rows, 64]` float32 unit rows; the centres do not depend on the seed."""
-    middle = np.random.default_rng(0).standard_normal((centres, DIMENSION), np.float32)
+def clustered_rows(num_rows: int, num_centers: int, seed: int) -> np.ndarray:
+    """`[num_rows, 64]` float32 unit rows; the centers do not depend on the seed."""
+    centers = np.random.default_rng(0).standard_normal((num_centers, DIM), np.float32)
     rng = np.random.default_rng(seed)
-    made = middle[rng.integers(0, centres, rows)]
-    made += np.float32(0.6) * rng.standard_normal((rows, DIMENSION), np.float32)
-    made /= np.linalg.norm(made, axis=1, keepdims=True)
-    return made
+    rows = centers[rng.integers(0, num_centers, num_rows)]
+    rows += np.float32(0.6) * rng.standard_normal((num_rows, DIM), np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows
 
 
-def timed(call, repeats=1):
-    """Shortest time of `repeats` calls, in seconds, and what the last gave."""
+def time_call(call, repeats=1):
+    """Seconds of the fastest of `repeats` calls, and the result of the last."""
     times = []
     for _ in range(repeats):
-        began = time.perf_counter()
+        start = time.perf_counter()
         result = call()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return min(times), result
 
 
 def peak_memory():
-    """The most memory that this process has held so far, in bytes."""
+    """Peak resident size of this process so far, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def challenge():
-    """5,000 queries in 200,000: exact and faiss by turns, then approximate."""
+def run_challenge():
+    """5,000 queries in 200,000: faiss, exact and approximate search alternate."""
     import faiss
 
-    index, queries = clustered(200_000, 20_000, 1), clustered(5_000, 20_000, 2)
-    flat = faiss.IndexFlatIP(DIMENSION)
+    index, queries = clustered_rows(200_000, 20_000, 1), clustered_rows(5_000, 20_000, 2)
+    flat = faiss.IndexFlatIP(DIM)
     flat.add(index)
-    ours, tree = BruteForce(), ScannTree(recall=0.9999)
-    ours.index(index)
-    build, _ = timed(lambda: tree.index(index))
+    exact, approximate = BruteForce(), ScannIndex(target_recall=0.9999)
+    exact.index(index)
+    build_seconds, _ = time_call(lambda: approximate.index(index))
     searches = {
         "faiss": lambda: flat.search(queries, K)[1],
-        "exact": lambda: ours.query(queries, K)[0],
-        "approximate": lambda: tree.query(queries, K)[0],
+        "exact": lambda: exact.query(queries, K)[0],
+        "approximate": lambda: approximate.query(queries, K)[0],
     }
     times = {name: [] for name in searches}
-    found = {name: search() for name, search in searches.items()}  # warm
+    neighbors = {name: search() for name, search in searches.items()}  # warms up
     for _ in range(9):
         for name, search in searches.items():
-            times[name].append(timed(search)[0])
-    ratios = [f / e for f, e in zip(times["faiss"], times["exact"], strict=True)]
-    faster = [e / a for e, a in zip(times["exact"], times["approximate"], strict=True)]
+            times[name].append(time_call(search)[0])
+    exact_speedups = np.divide(times["faiss"], times["exact"])
+    approximate_speedups = np.divide(times["exact"], times["approximate"])
     return {
         "seconds": {name: float(np.median(values)) for name, values in times.items()},
-        "exact_speed_of_faiss": float(np.median(ratios)),
-        "exact_same_neighbours_as_faiss": float((found["exact"] == found["faiss"]).mean()),
-        "approximate_speed_of_exact": float(np.median(faster)),
-        "approximate_recall_at_5": recall(found["approximate"], found["exact"]),
-        "approximate_build_seconds": build,
-        "approximate_settings": vars(tree.settings),
+        "exact_speedup_over_faiss": float(np.median(exact_speedups)),
+        "exact_same_neighbors_as_faiss": float((neighbors["exact"] == neighbors["faiss"]).mean()),
+        "approximate_speedup_over_exact": float(np.median(approximate_speedups)),
+        "approximate_recall_at_5": recall(neighbors["approximate"], neighbors["exact"]),
+        "approximate_build_seconds": build_seconds,
+        "approximate_config": dataclasses.asdict(approximate.config),
     }
 
 
-def full_size():
-    """The embeddings of the merged UnED test size."""
-    centres = INDEX.value // 10
-    return clustered(INDEX.value, centres, 1), clustered(QUERIES.value, centres, 2)
+def full_size_embeddings():
+    """Index and queries of UnED's merged test size."""
+    num_centers = INDEX_SIZE.value // 10
+    index = clustered_rows(INDEX_SIZE.value, num_centers, 1)
+    return index, clustered_rows(NUM_QUERIES.value, num_centers, 2)
 
 
-def arithmetic_limit():
-    """Operations per second of matrix products alone: square, and in the search's shape."""
+def arithmetic_limits():
+    """GFLOP/s of matrix products alone: square, and in the shape of the search."""
     rates = {}
     for name, (rows, columns, inner) in {
         "square_product_gflops": (4096, 4096, 4096),
-        "search_shaped_product_gflops": (4096, 16_384, DIMENSION),
+        "search_shaped_product_gflops": (4096, 16_384, DIM),
     }.items():
         a, b = np.ones((rows, inner), np.float32), np.ones((columns, inner), np.float32)
         out = np.empty((rows, columns), np.float32)
-        seconds, _ = timed(lambda a=a, b=b, out=out: np.matmul(a, b.T, out=out), 7)
+        seconds, _ = time_call(lambda a=a, b=b, out=out: np.matmul(a, b.T, out=out), 7)
         rates[name] = 2 * rows * columns * inner / seconds / 1e9
     return rates
 
 
-def exact():
-    """Every query of the merged UnED test size, searched exactly, none left out."""
-    index, queries = full_size()
-    operations = 2 * len(index) * len(queries) * DIMENSION
-    limits = arithmetic_limit()
-    ours = BruteForce()
-    ours.index(index[:1000])  # imports ScaNN
-    before = psutil.Process().memory_info().rss
-    build, _ = timed(lambda: ours.index(index))
-    seconds, _ = timed(lambda: ours.query(queries, K, np.arange(len(queries)))[0])
+def run_exact():
+    """Exact search of every query of UnED's merged test size."""
+    index, queries = full_size_embeddings()
+    operations = 2 * len(index) * len(queries) * DIM
+    limits = arithmetic_limits()
+    exact = BruteForce()
+    exact.index(index[:1000])  # imports ScaNN
+    memory_before = psutil.Process().memory_info().rss
+    build_seconds, _ = time_call(lambda: exact.index(index))
+    seconds, _ = time_call(lambda: exact.query(queries, K, np.arange(len(queries)))[0])
     return {
-        "queries": len(queries),
-        "index": len(index),
-        "build_seconds": build,
+        "num_queries": len(queries),
+        "index_size": len(index),
+        "build_seconds": build_seconds,
         "seconds": seconds,
         "gflops": operations / seconds / 1e9,
         **limits,
         "limit_seconds": operations / limits["square_product_gflops"] / 1e9,
         "embeddings_gb": (index.nbytes + queries.nbytes) / 1e9,
         "peak_gb": peak_memory() / 1e9,
-        "peak_above_embeddings_gb": (peak_memory() - before) / 1e9,
+        "peak_above_embeddings_gb": (peak_memory() - memory_before) / 1e9,
     }
 
 
-def approximate():
+def run_approximate():
     """ScaNN and hnswlib at about equal recall, on the same sample of queries."""
     import hnswlib
 
-    index, queries = full_size()
-    queries = queries[: SAMPLE.value]
-    ours, tree = BruteForce(), ScannTree(recall=0.99)
-    ours.index(index)
-    truth, _ = ours.query(queries, K)
-    tree_build, _ = timed(lambda: tree.index(index))
-    tree_seconds, found = timed(lambda: tree.query(queries, K)[0], 3)
-    tree_recall = recall(found, truth)
+    index, queries = full_size_embeddings()
+    queries = queries[: SAMPLE_SIZE.value]
+    exact, scann = BruteForce(), ScannIndex(target_recall=0.99)
+    exact.index(index)
+    truth, _ = exact.query(queries, K)
+    scann_build_seconds, _ = time_call(lambda: scann.index(index))
+    scann_seconds, neighbors = time_call(lambda: scann.query(queries, K)[0], 3)
+    scann_recall = recall(neighbors, truth)
     print(
-        f"ScaNN: built in {tree_build:.1f} s, {tree_recall:.4f}, {tree_seconds:.2f} s", flush=True
+        f"ScaNN: built in {scann_build_seconds:.1f} s, recall@5 {scann_recall:.4f}, "
+        f"{scann_seconds:.2f} s",
+        flush=True,
     )
-    graph = hnswlib.Index("ip", DIMENSION)
+    graph = hnswlib.Index("ip", DIM)
     graph.init_index(len(index), M=16, ef_construction=200)
-    graph_build, _ = timed(lambda: graph.add_items(index, num_threads=os.cpu_count()))
-    print(f"hnswlib: built in {graph_build:.1f} s", flush=True)
+    graph_build_seconds, _ = time_call(lambda: graph.add_items(index, num_threads=os.cpu_count()))
+    print(f"hnswlib: built in {graph_build_seconds:.1f} s", flush=True)
     points = []
     for ef in (10, 15, 20, 30, 45, 70, 100, 150, 250, 400, 700):
         graph.set_ef(ef)
-        seconds, (ids, _) = timed(lambda: graph.knn_query(queries, K), 2)
+        seconds, (ids, _) = time_call(lambda: graph.knn_query(queries, K), 2)
         points.append({"ef": ef, "seconds": seconds, "recall_at_5": recall(ids, truth)})
         print(points[-1], flush=True)
-        if points[-1]["recall_at_5"] >= tree_recall:
+        if points[-1]["recall_at_5"] >= scann_recall:
             break
     return {
-        "queries": len(queries),
-        "index": len(index),
+        "num_queries": len(queries),
+        "index_size": len(index),
         "scann": {
-            "build_seconds": tree_build,
-            "recall_at_5": tree_recall,
-            "queries_per_second": len(queries) / tree_seconds,
-            "settings": vars(tree.settings),
+            "build_seconds": scann_build_seconds,
+            "recall_at_5": scann_recall,
+            "queries_per_second": len(queries) / scann_seconds,
+            "config": dataclasses.asdict(scann.config),
         },
         "hnswlib": {
-            "build_seconds": graph_build,
+            "build_seconds": graph_build_seconds,
             "recall_at_5": points[-1]["recall_at_5"],
             "queries_per_second": len(queries) / points[-1]["seconds"],
             "ef": points[-1]["ef"],
         },
-        "build_speed_of_hnswlib": graph_build / tree_build,
-        "query_speed_of_hnswlib": points[-1]["seconds"] / tree_seconds,
+        "build_speedup_over_hnswlib": graph_build_seconds / scann_build_seconds,
+        "query_speedup_over_hnswlib": points[-1]["seconds"] / scann_seconds,
     }
 
 
-def main(argv):
-    del argv
-    result = {"challenge": challenge, "exact": exact, "approximate": approximate}[PART.value]()
-    versions = {}
-    for name in ("numpy", "scann", "faiss-cpu", "hnswlib"):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    result = {"part": PART.value, **result, "versions": versions}
-    result["machine"] = f"{platform.machine()}, {os.cpu_count()} cores"
-    result["date"] = datetime.date.today().isoformat()
+EXPERIMENTS = {"challenge": run_challenge, "exact": run_exact, "approximate": run_approximate}
+
+
+def main():
+    result = {"experiment": EXPERIMENT.value, **EXPERIMENTS[EXPERIMENT.value]()}
     for key, value in result.items():
         print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
-    print(json.dumps(result))
+    common.print_json(result, ("numpy", "scann", "faiss-cpu", "hnswlib"))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    common.run(main)

@@ -1,158 +1,166 @@
 """Specialists, universal baselines and distillation on uned_mini over a frozen backbone.
 
-    python tools/prepare.py --manual_dir=../shared/uned_mini
-    python benchmarks/uned_mini_features.py
+    universal-embedding prepare --manual_dir=PATH/TO/uned_mini
+    python benchmarks/uned_mini_features.py --backbone=PATH/TO/efficientnet_lite0.keras
 
-Every model is one linear layer to 64 dimensions. Each run keeps its best checkpoint by validation,
-and of a method's settings the one with the best mean validation over the seeds is reported:
-merged R@1, for specialists R@1 within their domain. Features are computed once, into --cache.
+Every model is one linear layer to 64 dimensions. Each run keeps its best checkpoint by validation
+(merged R@1; for specialists R@1 within their domain), and of a model's settings the one with the
+best mean validation score over the seeds is reported. Features are computed once, into --cache.
 """
 
-import importlib.util
 import tempfile
 from pathlib import Path
 
+import common
+import keras
+import numpy as np
+import tensorflow as tf
 from absl import flags
+from uned_mini_table import format_scores, print_report
 
-from universal_embedding import command
-from universal_embedding.datasets.location import default_data_dir
+from universal_embedding.commands.config_flag import read_config_flag
+from universal_embedding.datasets.records import default_data_dir, open_records
+from universal_embedding.errors import UserError
+from universal_embedding.evaluation.embed import open_eval_sets
+from universal_embedding.evaluation.embeddings import DomainEmbeddings
+from universal_embedding.evaluation.evaluate import evaluate_domains
+from universal_embedding.models.backbones import load_backbone
+from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.feature_cache import cache_features
 
-DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Folder of the prepared data sets.")
+DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Directory of prepared datasets.")
 BACKBONE = flags.DEFINE_string(
-    "backbone", "../shared/backbones/efficientnet_lite0.keras", "The frozen backbone."
+    "backbone", None, "Frozen backbone: a .keras file or `small`.", required=True
 )
-CACHE = flags.DEFINE_string("cache", None, "Folder of the features; a temporary one by default.")
-SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each setting.")
-ROWS = flags.DEFINE_list("rows", [], "Only these, with the specialists.")
+CACHE = flags.DEFINE_string("cache", None, "Directory of the features; by default temporary.")
+NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Runs of each setting, with seeds 0, 1, ...", 1)
+MODELS = flags.DEFINE_list("models", [], "Universal models to run; by default all.")
 
-# Settings over configs/distill.py of each row; its method is the first word.
+DATASET, IMAGE_SIZE = "uned_mini", 224
+ORACLE = "specialists + oracle"
+# Settings to try over the recipe `distill` for each row; the first word is its method.
+DISTRIBUTION = "losses.distance_distribution"
 GRID = {
     "joint": [{}],
     "separate": [{}],
-    "feng": [
-        {"distillation.teacher_temperature": t, "distillation.student_temperature": t}
+    "distance_distribution": [
+        {f"{DISTRIBUTION}.teacher_temperature": t, f"{DISTRIBUTION}.student_temperature": t}
         for t in (0.1, 0.2)
     ],
-    "feng, domains apart": [
+    "distance_distribution (other domains masked)": [
         {
-            "distillation.domains_apart": True,
-            "distillation.teacher_temperature": 0.2,
-            "distillation.student_temperature": 0.2,
+            f"{DISTRIBUTION}.mask_other_domains": True,
+            f"{DISTRIBUTION}.teacher_temperature": 0.2,
+            f"{DISTRIBUTION}.student_temperature": 0.2,
         }
     ],
-    "absolute": [{"objectives.absolute": 10.0}],
-    "relational": [{"objectives.relational": weight} for weight in (10.0, 30.0)],
-    "udon": [{}, {"data.batch": "mixed"}],
+    "distance": [{"losses.distance.weight": 10.0}],
+    "rkd_distance": [{"losses.rkd_distance.weight": weight} for weight in (10.0, 30.0)],
+    "udon": [{}, {"data.batching": "mixed"}],
 }
 
 
-class Features:
-    """The features of every picture by split, and scores of linear layers over them."""
+class FeatureSet:
+    """Frozen features of every image by split, and scores of linear layers over them."""
 
     def __init__(self, folder):
-        import numpy as np
-        import tensorflow as tf
-
-        from universal_embedding.datasets.records import open_records
-        from universal_embedding.models.backbones import load_backbone
-        from universal_embedding.models.embedder import Embedder
-        from universal_embedding.retrieval.sources import open_pairs
-        from universal_embedding.training.features import cached_features
-
-        embedder = Embedder(load_backbone(BACKBONE.value, 224), None, 224)
-        strategy = tf.distribute.get_strategy()
+        backbone = load_backbone(BACKBONE.value, IMAGE_SIZE)
+        model = EmbeddingModel(backbone, None, IMAGE_SIZE)
 
         def compute(name, records):
-            return cached_features(folder / name, records, embedder, strategy, 64)
+            return cache_features(folder / name, records, model, tf.distribute.get_strategy(), 64)
 
-        self.folder = folder / "train"
-        self.width = embedder.output_dimension
-        self.pairs = {s: open_pairs(DATA_DIR.value, "uned_mini", s) for s in ("val", "test")}
+        self.train_folder = folder / "train"
+        self.dim = model.output_dim
+        self.eval_sets = {s: open_eval_sets(DATA_DIR.value, DATASET, s) for s in ("val", "test")}
         self.records = {
-            d: open_records(DATA_DIR.value, "uned_mini", d, "train") for d in self.pairs["test"]
+            domain: open_records(DATA_DIR.value, DATASET, domain, "train")
+            for domain in self.eval_sets["test"]
         }
-        self.train = {d: np.array(f) for d, f in compute("train", self.records).items()}
+        self.train = {d: np.array(rows) for d, rows in compute("train", self.records).items()}
         self.queries, self.indexes = {}, {}
-        for split, pairs in self.pairs.items():
-            index = {d: pair.index for d, pair in pairs.items() if pair.index is not None}
-            self.queries[split] = compute(split, {d: pair.queries for d, pair in pairs.items()})
-            self.indexes[split] = compute(f"{split}-index", index) if index else {}
+        for split, eval_sets in self.eval_sets.items():
+            queries = {domain: e.queries for domain, e in eval_sets.items()}
+            indexes = {domain: e.index for domain, e in eval_sets.items() if e.index is not None}
+            self.queries[split] = compute(split, queries)
+            self.indexes[split] = compute(f"{split}-index", indexes) if indexes else {}
 
-    def scores(self, split, embed, domains=None, protocols=("merged", "separate")):
-        """Of `embed(domain, features)`, as `retrieval.evaluation.evaluate` gives them."""
-        from universal_embedding.retrieval.evaluation import evaluate
-        from universal_embedding.retrieval.gallery import DomainEmbeddings
-
-        found = {}
+    def evaluate(self, split, embed, domains=None, protocols=("merged", "separate")):
+        """Scores of `embed(domain, features)`, as `evaluate_domains` returns them."""
+        embeddings = {}
         for domain in domains or self.records:
-            pair = self.pairs[split][domain]
-            parts = [embed(domain, self.queries[split][domain]), pair.queries.labels]
-            if pair.index is not None:
-                parts += [embed(domain, self.indexes[split][domain]), pair.index.labels]
-                parts += [pair.queries.image_ids, pair.index.image_ids]
-            found[domain] = DomainEmbeddings(*parts)
-        return evaluate(found, protocols)
+            eval_set = self.eval_sets[split][domain]
+            arguments = [embed(domain, self.queries[split][domain]), eval_set.queries.labels]
+            if eval_set.index is not None:
+                arguments += [embed(domain, self.indexes[split][domain]), eval_set.index.labels]
+                arguments += [eval_set.queries.image_ids, eval_set.index.image_ids]
+            embeddings[domain] = DomainEmbeddings(*arguments)
+        return evaluate_domains(embeddings, protocols)
+
+    def test(self, layer):
+        """Scores of one layer for all domains on the test split."""
+        return self.evaluate("test", lambda _, features: layer(features))
 
 
-class Runs:
-    """Trains settings, each in a folder of its own."""
+class Runner:
+    """Trains linear layers, each in a run directory of its own."""
 
     def __init__(self, features, folder):
-        import keras
-
-        self.features, self.folder, self.count = features, folder, 0
-        # Only the backbone's width counts once its features are there: this one is quick to build.
-        images = keras.Input((224, 224, 3))
+        self.features, self.folder, self.num_runs = features, folder, 0
+        # With cached features only the backbone's width matters: this one is quick to build.
+        images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
         pooled = keras.layers.GlobalAveragePooling2D()(images)
-        self.backbone = folder / "stand_in.keras"
-        keras.Model(images, keras.layers.Dense(features.width)(pooled)).save(self.backbone)
-        spec = importlib.util.spec_from_file_location(
-            "distill", Path(__file__).parent.parent / "configs" / "distill.py"
-        )
-        self.recipe = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.recipe)
+        self.backbone = folder / "placeholder.keras"
+        keras.Model(images, keras.layers.Dense(features.dim)(pooled)).save(self.backbone)
 
     def train(self, method, seed, setting, teacher_rows=None, domain=""):
-        """The trained linear layer, `[N, F]` -> `[N, 64]`, and its validation score."""
-        import numpy as np
-        import tensorflow as tf
+        """Trains one model.
 
-        from universal_embedding.training.run import Run
-        from universal_embedding.training.trainer import SCORE, Trainer
+        Args:
+            method: The method of the recipe `distill`.
+            seed: The run's seed.
+            setting: Config fields to override.
+            teacher_rows: `[N, D]` embeddings of the training images by domain, for distillation.
+            domain: The domain of a specialist.
 
-        config = self.recipe.get_config(
-            f"method={method},backbone={self.backbone}" + (f",domain={domain}" if domain else "")
-        )
+        Returns:
+            The best linear layer, a function from `[N, F]` to `[N, 64]`, and its validation score.
+        """
+        argument = f"method={method},dataset={DATASET},backbone={self.backbone}"
+        argument += f",domain={domain}" if domain else ""
+        config = read_config_flag(f"distill:{argument}")
         config.seed = seed
         config.update_from_flattened_dict(setting)
-        self.count += 1
-        workdir = self.folder / f"{self.count}-{method}{domain}-{seed}"
+        self.num_runs += 1
+        workdir = self.folder / f"{self.num_runs}-{method}{domain}-{seed}"
         workdir.mkdir()
-        (workdir / "features").symlink_to(self.features.folder.resolve())
-        if teacher_rows:
+        (workdir / "features").symlink_to(self.features.train_folder.resolve())
+        if config.distillation.teachers:
             (workdir / "teachers").mkdir()
             for key, rows in teacher_rows.items():
                 np.save(workdir / "teachers" / f"{key}.npy", rows)
         records = self.features.records
         records = {domain: records[domain]} if domain else records
-        best = [-1.0, None]
+        best_layer, best_score = None, -1.0
 
-        def validate(embedder, _):
-            layer = linear(embedder.projection.kernel.numpy())
-            protocols = ["separate"] if domain else ["merged"]
-            scores = self.features.scores("val", lambda _, f: layer(f), records, protocols)
-            score = scores[protocols[0]]["mean"]["r_at_1"]
-            if score > best[0]:
-                best[:] = score, layer
-            return {SCORE: score}
+        def validate(model, strategy):
+            nonlocal best_layer, best_score
+            layer = linear_layer(model.projection.kernel.numpy())
+            scores = self.features.evaluate("val", lambda _, f: layer(f), records, ["merged"])
+            score = scores["merged"]["mean"]["r_at_1"]
+            if score > best_score:
+                best_layer, best_score = layer, score
+            return {"merged/mean/r_at_1": score}
 
-        Trainer(Run(config, records, workdir, tf.distribute.get_strategy()), validate).run()
-        return best[1], best[0]
+        strategy = tf.distribute.get_strategy()
+        experiment = Experiment.from_config(config, records, workdir, strategy)
+        common.train_to_end(experiment, {"val": validate})
+        return best_layer, best_score
 
 
-def linear(kernel):
-    """The embedding of features by a projection."""
-    import numpy as np
+def linear_layer(kernel):
+    """The function of features that a projection computes: unit rows."""
 
     def embed(features):
         rows = features @ kernel
@@ -161,42 +169,44 @@ def linear(kernel):
     return embed
 
 
-def main(_: list[str]) -> None:
-    import numpy as np
-    from uned_mini_table import line, report
+def train_specialists(features, runner, seed):
+    """Trains one layer per domain; returns the layers and their scores with the oracle."""
+    layers = {
+        domain: runner.train("specialist", seed, {}, domain=domain)[0]
+        for domain in features.records
+    }
+    scores = features.evaluate("test", lambda d, rows: layers[d](rows), protocols=["separate"])
+    # The oracle knows each query's domain, so both protocols have the same scores.
+    return layers, {"merged": scores["separate"], **scores}
 
+
+def main():
+    if unknown := set(MODELS.value) - set(GRID):
+        raise UserError(f"--models={','.join(sorted(unknown))}; there are {', '.join(GRID)}")
     with tempfile.TemporaryDirectory() as folder:
-        features = Features(Path(CACHE.value or f"{folder}/features"))
-        runs = Runs(features, Path(folder))
-        found = {"frozen": [(None, scores_of(features, linear(np.eye(features.width))))]}
-        teachers = {}
-        found["specialists + oracle"] = []
-        for seed in range(SEEDS.value):
-            layers = {d: runs.train("specialist", seed, {}, domain=d)[0] for d in features.records}
-            teachers[seed] = {d: layer(features.train[d]) for d, layer in layers.items()}
-            scores = features.scores(
-                "test", lambda d, f, of=layers: of[d](f), protocols=["separate"]
-            )
-            # Of the oracle's two numbers there is one: it knows each query's domain.
-            found["specialists + oracle"].append((None, {"merged": scores["separate"], **scores}))
-        settings = {}
-        for name in ROWS.value or GRID:
-            tried, method = [], name.split(",")[0]
+        features = FeatureSet(Path(CACHE.value or f"{folder}/features"))
+        runner = Runner(features, Path(folder))
+        results = {"frozen": [(None, features.test(linear_layer(np.eye(features.dim))))]}
+        results[ORACLE], teacher_rows = [], {}
+        for seed in range(NUM_SEEDS.value):
+            layers, scores = train_specialists(features, runner, seed)
+            teacher_rows[seed] = {d: layer(features.train[d]) for d, layer in layers.items()}
+            results[ORACLE].append((None, scores))
+        best_settings = {}
+        for name in MODELS.value or GRID:
+            candidates = []
             for setting in GRID[name]:
-                results = []
-                for seed in range(SEEDS.value):
-                    rows = teachers[seed] if method in runs.recipe.FROM_TEACHERS else None
-                    layer, score = runs.train(method, seed, setting, rows)
-                    results.append((score, scores_of(features, layer)))
-                tried.append((np.mean([score for score, _ in results]), setting, results))
-                print(f"{name} {setting}: {line(results)}; validation {tried[-1][0]:.4f}")
-            _, settings[name], found[name] = max(tried, key=lambda t: t[0])
-        report(list(features.records), found, settings)
-
-
-def scores_of(features, layer):
-    return features.scores("test", lambda _, f: layer(f))
+                candidate = []
+                for seed in range(NUM_SEEDS.value):
+                    method = name.split()[0]
+                    layer, score = runner.train(method, seed, setting, teacher_rows[seed])
+                    candidate.append((score, features.test(layer)))
+                validation = np.mean([score for score, _ in candidate])
+                candidates.append((validation, setting, candidate))
+                print(f"{name} {setting}: {format_scores(candidate)}; validation {validation:.4f}")
+            _, best_settings[name], results[name] = max(candidates, key=lambda c: c[0])
+        print_report(list(features.records), results, best_settings)
 
 
 if __name__ == "__main__":
-    command.run(main)
+    common.run(main)

@@ -1,241 +1,247 @@
 """Fine-tuned specialists, universal models and distillation on uned_mini.
 
-    python tools/prepare.py --manual_dir=../shared/uned_mini
-    python benchmarks/uned_mini_finetuned.py
+    universal-embedding prepare --manual_dir=PATH/TO/uned_mini
+    python benchmarks/uned_mini_finetuned.py --backbone=PATH/TO/efficientnet_lite0.keras
 
-Every model is configs/distill.py with `finetune`: a linear layer over features first, then the last
-eleven blocks too, on small crops. Universal models see the same number of pictures in it, and all
-the specialists together as many as one of them. Features are computed once, and each seed's
-specialists embed the training pictures once. At the end: the speed of training with teachers run on
-each batch, and with these embeddings.
+Every model is the recipe `distill` with `finetune_steps`: first a linear layer over features, then
+the last eleven blocks too, on small crops. In the second stage all universal models see the same
+number of images, and all specialists together as many as one of them. Features are computed once,
+and each seed's specialists embed the training images once. At the end, the speed of training is
+measured with teachers that run on each batch, and with these cached embeddings.
 """
 
-import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 
+import common
+import keras
+import numpy as np
+import tensorflow as tf
 from absl import flags
+from uned_mini_table import format_scores, print_report
 
-from universal_embedding import command
-from universal_embedding.datasets.location import default_data_dir
+from universal_embedding.commands.config_flag import read_config_flag
+from universal_embedding.datasets.records import default_data_dir, open_records
 from universal_embedding.errors import UserError
+from universal_embedding.evaluation.embed import embed_eval_sets, from_model, open_eval_sets
+from universal_embedding.evaluation.evaluate import evaluate_domains
+from universal_embedding.files import atomic_write
+from universal_embedding.training.checkpoints import load_embedding_model
+from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.run_directory import write_config
+from universal_embedding.training.teachers import Teachers
 
-DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Folder of the prepared data sets.")
+DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Directory of prepared datasets.")
 BACKBONE = flags.DEFINE_string(
-    "backbone", "../shared/backbones/efficientnet_lite0.keras", "Where every model starts."
+    "backbone",
+    None,
+    "Pretrained backbone that every model starts from: a .keras file.",
+    required=True,
 )
-WORK = flags.DEFINE_string("work", "runs/finetuned", "Folder of the runs; what is in it is kept.")
-STEPS = flags.DEFINE_integer("steps", 960, "Of fine-tuning a universal model.")
-SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Each is a run of every model.")
-CHOSEN = flags.DEFINE_list("models", None, "Rows of the table; all, where not given.")
-SPEED = flags.DEFINE_bool("speed", True, "Whether to measure the teachers' speed at the end.")
+WORKDIR = flags.DEFINE_string(
+    "workdir", "runs/finetuned", "Directory of the runs; finished ones in it are reused."
+)
+STEPS = flags.DEFINE_integer("steps", 960, "Fine-tuning steps of a universal model.", 1)
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds; every model is trained with each.")
+MODELS = flags.DEFINE_list("models", [], "Rows of the table to run; by default all.")
+MEASURE_SPEED = flags.DEFINE_bool(
+    "measure_speed", True, "Measure the speed of training with teachers at the end."
+)
 
-# Method of configs/distill.py and settings over it; batches are mixed but for the last four.
-DOMAIN_BATCHES = {"data.batch": "domain"}
-MODELS = {
-    "joint": ("joint", {}),
-    "feng": (
-        "feng",
-        {"distillation.teacher_temperature": 0.2, "distillation.student_temperature": 0.2},
-    ),
-    "absolute": ("absolute", {"objectives.absolute": 10.0}),
-    "relational": ("relational", {"objectives.relational": 30.0}),
-    "udon": ("udon", {"data.batch": "mixed"}),
-    "separate": ("separate", {}),
-    "UJCDS": ("joint", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
-    "UJCRR": ("joint", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
-    "USCDS": ("separate", {**DOMAIN_BATCHES, "data.sampler": "dataset_size"}),
-    "USCRR": ("separate", {**DOMAIN_BATCHES, "data.sampler": "round_robin"}),
-}
+DATASET = "uned_mini"
 ORACLE = "specialists + oracle"
+# Method of the recipe `distill` and config fields over it.
+PER_DOMAIN = {"data.batching": "per_domain"}
+UNIVERSAL_MODELS = {
+    "joint": ("joint", {}),
+    "distance_distribution": (
+        "distance_distribution",
+        {
+            "losses.distance_distribution.teacher_temperature": 0.2,
+            "losses.distance_distribution.student_temperature": 0.2,
+        },
+    ),
+    "distance": ("distance", {"losses.distance.weight": 10.0}),
+    "rkd_distance": ("rkd_distance", {"losses.rkd_distance.weight": 30.0}),
+    "udon": ("udon", {"data.batching": "mixed"}),
+    "separate": ("separate", {}),
+    "UJCDS": ("joint", {**PER_DOMAIN, "data.sampler": "dataset_size"}),
+    "UJCRR": ("joint", {**PER_DOMAIN, "data.sampler": "round_robin"}),
+    "USCDS": ("separate", {**PER_DOMAIN, "data.sampler": "dataset_size"}),
+    "USCRR": ("separate", {**PER_DOMAIN, "data.sampler": "round_robin"}),
+}
 SPEED_STEPS = 20
 
 
-class Bench:
-    """Trains and scores models of one data set; a folder for each seed."""
+class Runner:
+    """Trains and scores models of the dataset, in one directory per seed."""
 
     def __init__(self):
-        from universal_embedding.datasets.records import open_records
-        from universal_embedding.retrieval.sources import open_pairs
-
-        path = Path(__file__).parent.parent / "configs" / "distill.py"
-        spec = importlib.util.spec_from_file_location("distill", path)
-        self.recipe = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.recipe)
-        self.pairs = {s: open_pairs(DATA_DIR.value, "uned_mini", s) for s in ("val", "test")}
+        self.eval_sets = {s: open_eval_sets(DATA_DIR.value, DATASET, s) for s in ("val", "test")}
         self.records = {
-            d: open_records(DATA_DIR.value, "uned_mini", d, "train") for d in self.pairs["test"]
+            domain: open_records(DATA_DIR.value, DATASET, domain, "train")
+            for domain in self.eval_sets["test"]
         }
-        self.features = Path(WORK.value) / "features"
-        self.features.mkdir(parents=True, exist_ok=True)
+        self.features_folder = Path(WORKDIR.value) / "features"
+        self.features_folder.mkdir(parents=True, exist_ok=True)
 
-    def config(self, method, seed, settings=None, domain="", steps=0):
-        pattern = runs_of(seed) / "{domain}"
-        argument = f"method={method},backbone={BACKBONE.value},teachers={pattern}"
-        argument += f",finetune={steps or STEPS.value}"
-        config = self.recipe.get_config(argument + (f",domain={domain}" if domain else ""))
+    def make_config(self, method, seed, settings=None, domain="", steps=0):
+        teachers = seed_folder(seed) / "{domain}"
+        argument = f"method={method},dataset={DATASET},backbone={BACKBONE.value}"
+        argument += f",teachers={teachers},finetune_steps={steps or STEPS.value}"
+        argument += f",domain={domain}" if domain else ""
+        config = read_config_flag(f"distill:{argument}")
         config.seed = seed
         config.update_from_flattened_dict(settings or {})
         return config
 
-    def result(self, name, config, domain=""):
-        """Scores of a model by split and protocol; of an earlier call, if they are there."""
-        workdir = runs_of(config.seed) / name
-        file = workdir / "scores.json"
-        if not file.exists():
-            embedder = self.train(workdir, config)
-            found = {split: self.scores(embedder, split, domain) for split in self.pairs}
-            file.write_text(json.dumps(found))
-        return json.loads(file.read_text())
+    def run(self, name, config, domain=""):
+        """Trains and scores a model, unless an earlier call did; returns its scores by split."""
+        workdir = seed_folder(config.seed) / name
+        scores_file = workdir / "scores.json"
+        if not scores_file.exists():
+            model = self.train(workdir, config)
+            scores = {split: self.evaluate(model, split, domain) for split in self.eval_sets}
+            with atomic_write(scores_file) as file:
+                file.write(json.dumps(scores))
+        return json.loads(scores_file.read_text())
 
     def train(self, workdir, config):
-        import keras
-        import tensorflow as tf
-
-        from universal_embedding.training.checkpoints import load_embedder
-        from universal_embedding.training.run import Run
-        from universal_embedding.training.trainer import Trainer
-        from universal_embedding.training.work_directory import write_run
-
         keras.backend.clear_session()
         workdir.mkdir(parents=True, exist_ok=True)
-        for link, target in (("features", self.features), ("teachers", self.taught(config))):
-            if target and not (workdir / link).exists():
-                (workdir / link).symlink_to(target.resolve())
-        records = {d: self.records[d] for d in config.data.domains or self.records}
-        run = Run(config, records, workdir, tf.distribute.get_strategy())
-        write_run(workdir, config, run.facts())
-        _to_the_end(Trainer(run))
-        return load_embedder(workdir)
+        link(workdir / "features", self.features_folder)
+        if config.distillation.teachers:
+            link(workdir / "teachers", self.cache_teachers(config))
+        records = {domain: self.records[domain] for domain in config.data.domains or self.records}
+        strategy = tf.distribute.get_strategy()
+        experiment = Experiment.from_config(config, records, workdir, strategy)
+        write_config(workdir, config, experiment.data_summary())
+        common.train_to_end(experiment)
+        return load_embedding_model(workdir)
 
-    def taught(self, config):
-        """What the seed's specialists make of the training pictures, or None without them."""
-        import tensorflow as tf
-
-        from universal_embedding.training.teachers import Teachers
-
-        if not config.distillation.teachers:
-            return None
-        self.specialists(config.seed)
-        folder = runs_of(config.seed) / "taught"
+    def cache_teachers(self, config):
+        """The directory with the embeddings of the training images by the seed's specialists."""
+        self.run_specialists(config.seed)
+        folder = seed_folder(config.seed) / "teacher_embeddings"
         teachers = Teachers(config.distillation.teachers, list(self.records))
-        teachers.cached(folder, self.records, tf.distribute.get_strategy())
+        teachers.cached_embeddings(folder, self.records, tf.distribute.get_strategy())
         return folder
 
-    def scores(self, embedder, split, domain=""):
-        from universal_embedding.retrieval.evaluation import evaluate
-        from universal_embedding.retrieval.sources import embed_pairs, of_embedder
+    def evaluate(self, model, split, domain=""):
+        eval_sets = self.eval_sets[split]
+        eval_sets = {domain: eval_sets[domain]} if domain else eval_sets
+        return evaluate_domains(embed_eval_sets(from_model("model", model, 64), eval_sets))
 
-        pairs = self.pairs[split]
-        pairs = {domain: pairs[domain]} if domain else pairs
-        return evaluate(embed_pairs(of_embedder("model", embedder, 64), pairs))
+    def run_specialists(self, seed):
+        """Routes each query to its own domain's model and index.
 
-    def specialists(self, seed):
-        """Each query by its own domain's model in its own domain's index: `[val, test]` scores."""
-        import numpy as np
-
-        found = {split: {} for split in self.pairs}
+        Returns:
+            The validation score, and the test scores by protocol.
+        """
+        scores = {split: {} for split in self.eval_sets}
+        steps = STEPS.value // len(self.records)
         for domain in self.records:
-            steps = STEPS.value // len(self.records)
-            config = self.config("specialist", seed, domain=domain, steps=steps)
-            result = self.result(domain, config, domain)
-            for split in found:
-                found[split][domain] = result[split]["separate"][domain]
-        for scores in found.values():
-            keys = next(iter(scores.values()))
-            numbers = [k for k in keys if k.startswith(("r_at", "mmp_at"))]
-            scores["mean"] = {k: np.mean([of[k] for of in scores.values()]) for k in numbers}
-        # Of the oracle's two protocols there is one: it knows each query's domain.
-        return found["val"]["mean"]["r_at_1"], {
-            "merged": found["test"],
-            "separate": found["test"],
-        }
+            config = self.make_config("specialist", seed, domain=domain, steps=steps)
+            result = self.run(domain, config, domain)
+            for split, by_domain in scores.items():
+                by_domain[domain] = result[split]["separate"][domain]
+        for by_domain in scores.values():
+            metrics = [key for key in next(iter(by_domain.values())) if "_at_" in key]
+            by_domain["mean"] = {
+                metric: np.mean([domain[metric] for domain in by_domain.values()])
+                for metric in metrics
+            }
+        # The oracle knows each query's domain, so both protocols have the same scores.
+        test_scores = {"merged": scores["test"], "separate": scores["test"]}
+        return scores["val"]["mean"]["r_at_1"], test_scores
 
-    def universal(self, name, seed):
-        method, settings = MODELS[name]
-        result = self.result(name, self.config(method, seed, settings))
+    def run_universal(self, name, seed):
+        """The validation score and the test scores by protocol of a row of the table."""
+        method, settings = UNIVERSAL_MODELS[name]
+        result = self.run(name, self.make_config(method, seed, settings))
         return result["val"]["merged"]["mean"]["r_at_1"], result["test"]
 
-    def speed(self):
-        """Pictures per second of training with Feng's loss, by batch and kind of teachers."""
-        import keras
-        import tensorflow as tf
+    def measure_speeds(self):
+        """Training images per second by batching and kind of teachers (distance_distribution)."""
+        rates = {}
+        for batching in ("per_domain", "mixed"):
+            for teachers in ("none", "cached", "live"):
+                name = f"{batching} batches, teachers: {teachers}"
+                rates[name] = self.measure_speed(batching, teachers)
+        return rates
 
-        from universal_embedding.training.run import Run
-        from universal_embedding.training.trainer import Trainer
-
-        found = {}
-        for batch in ("domain", "mixed"):
-            for kind in ("none", "stored", "live"):
-                keras.backend.clear_session()
-                config = self.config("joint" if kind == "none" else "feng", 0)
-                config.stages = config.stages[1:]
-                config.stages[0].steps = SPEED_STEPS
-                config.data.batch, config.data.sampler = batch, "round_robin"
-                config.distillation.once = kind == "stored"
-                config.log_every = config.steps_per_call = 1
-                clock = _Clock()
-                workdir = Path(WORK.value) / "speed" / f"{batch}-{kind}-{time.time_ns()}"
-                workdir.mkdir(parents=True)
-                if kind == "stored":
-                    (workdir / "teachers").symlink_to(self.taught(config).resolve())
-                config.validate_every = SPEED_STEPS // 4
-                run = Run(config, self.records, workdir, tf.distribute.get_strategy())
-                _to_the_end(Trainer(run, clock))
-                found[f"{batch} batches, {kind}"] = clock.rate(config)
-        return found
-
-
-def runs_of(seed):
-    """The folder of a seed's runs, by steps: no score is taken for that of other steps."""
-    return Path(WORK.value) / f"{STEPS.value}-steps" / str(seed)
+    def measure_speed(self, batching, teachers):
+        keras.backend.clear_session()
+        method = "joint" if teachers == "none" else "distance_distribution"
+        config = self.make_config(method, 0)
+        config.stages = config.stages[1:]
+        config.stages[0].steps = SPEED_STEPS
+        config.data.batching, config.data.sampler = batching, "round_robin"
+        config.distillation.cache_teachers = teachers == "cached"
+        config.log_every_steps = config.steps_per_execution = 1
+        config.evals.val.every_steps = SPEED_STEPS // 4
+        workdir = Path(WORKDIR.value) / "speed" / f"{batching}-{teachers}-{time.time_ns()}"
+        workdir.mkdir(parents=True)
+        if teachers == "cached":
+            link(workdir / "teachers", self.cache_teachers(config))
+        strategy = tf.distribute.get_strategy()
+        experiment = Experiment.from_config(config, self.records, workdir, strategy)
+        stopwatch = Stopwatch()
+        common.train_to_end(experiment, {"val": stopwatch})
+        return stopwatch.images_per_second(config)
 
 
-def _to_the_end(trainer):
-    if not trainer.run():
-        sys.exit("stopped by a signal; the same command goes on")
-
-
-class _Clock:
-    """In the place of a validation: when each quarter of the steps was over."""
+class Stopwatch:
+    """Called by the trainer as an evaluator; records when each quarter of the steps ended."""
 
     def __init__(self):
         self.times = []
 
-    def __call__(self, *_):
+    def __call__(self, model, strategy):
         self.times.append(time.perf_counter())
         return {"merged/mean/r_at_1": 0.0}
 
-    def rate(self, config):
-        """Pictures per second, the first quarter left out: it compiles."""
-        steps = config.validate_every * (len(self.times) - 1)
+    def images_per_second(self, config):
+        """Speed without the first quarter, in which the step is compiled."""
+        steps = config.evals.val.every_steps * (len(self.times) - 1)
         return steps * config.data.batch_size / (self.times[-1] - self.times[0])
 
 
-def main(_: list[str]) -> None:
-    import numpy as np
-    from uned_mini_table import line, report
+def seed_folder(seed):
+    """The directory of a seed's runs; other numbers of steps have another one."""
+    return Path(WORKDIR.value) / f"{STEPS.value}-steps" / str(seed)
 
-    rows = [ORACLE, *MODELS]
-    chosen = CHOSEN.value or rows
-    if unknown := set(chosen) - set(rows):
+
+def link(path, target):
+    if not path.exists():
+        path.symlink_to(target.resolve())
+
+
+def main():
+    rows = [ORACLE, *UNIVERSAL_MODELS]
+    names = MODELS.value or rows
+    if unknown := set(names) - set(rows):
         raise UserError(f"--models={','.join(sorted(unknown))}; there are {', '.join(rows)}")
-    bench, found = Bench(), {}
+    runner, results = Runner(), {}
     for seed in map(int, SEEDS.value):
-        for name in chosen:
-            result = bench.specialists(seed) if name == ORACLE else bench.universal(name, seed)
-            found.setdefault(name, []).append(result)
-            print(f"seed {seed}, {name}: {line([result])}", flush=True)
-    for name, results in found.items():
-        print(f"{name}: validation {np.mean([validation for validation, _ in results]):.4f}")
-    rates = bench.speed() if SPEED.value else {}
+        for name in names:
+            is_oracle = name == ORACLE
+            result = runner.run_specialists(seed) if is_oracle else runner.run_universal(name, seed)
+            results.setdefault(name, []).append(result)
+            print(f"seed {seed}, {name}: {format_scores([result])}", flush=True)
+    for name, seed_results in results.items():
+        print(f"{name}: validation {np.mean([score for score, _ in seed_results]):.4f}")
+    rates = runner.measure_speeds() if MEASURE_SPEED.value else {}
     for name, rate in rates.items():
-        print(f"{name}: {rate:.1f} pictures per second")
-    settings = {n: {**of, "method": method} for n, (method, of) in MODELS.items() if n in chosen}
-    report(list(bench.records), found, {**settings, "pictures_per_s": rates})
+        print(f"{name}: {rate:.1f} images per second")
+    settings = {
+        name: {**fields, "method": method}
+        for name, (method, fields) in UNIVERSAL_MODELS.items()
+        if name in names
+    }
+    print_report(list(runner.records), results, settings, images_per_second=rates)
 
 
 if __name__ == "__main__":
-    command.run(main)
+    common.run(main)
