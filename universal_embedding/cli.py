@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import errno
 import importlib
+import io
 import logging as python_logging
 import os
 import re
@@ -12,13 +14,14 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from universal_embedding import __version__
-from universal_embedding.errors import UserError
+from universal_embedding.errors import UserError, printable
 
 VERBS = (
     "prepare",
     "train",
     "evaluate",
     "export",
+    "embed",
     "index",
     "query",
     "evaluate-index",
@@ -39,17 +42,55 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Python gets every error that matters
     warnings.filterwarnings("ignore", module="keras|tensorflow")
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are not UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         _set_up_logging()
         args.run(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
+        sys.exit(1)
+    except Exception as error:
+        reason = _storage_problem(error)
+        if reason is None:
+            raise
+        print(f"error: {printable(reason)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(0)
+
+
+def _storage_problem(error: BaseException | None) -> str | None:
+    """One line if a disk that is full or may not be written to is the cause; else None."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        # TensorFlow, TFDS and ArrayRecord report these in words.
+        text = " ".join(str(getattr(error, "message", error)).split())
+        for code, remedy in _STORAGE_REMEDIES.items():
+            if number == code or os.strerror(code) in text:
+                path = getattr(error, "filename", None)
+                where = os.fsdecode(path) if isinstance(path, str | bytes) else text[:200]
+                return f"{where}: {os.strerror(code)}; {remedy}"
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_FREE_SPACE = "free some space and run the command again: what was complete is kept"
+_CHOOSE = "choose a place where you may read and write"
+_STORAGE_REMEDIES = {
+    errno.ENOSPC: _FREE_SPACE,
+    errno.EDQUOT: _FREE_SPACE,
+    errno.EROFS: _CHOOSE,
+    errno.EACCES: _CHOOSE,
+    errno.EPERM: _CHOOSE,
+    errno.EIO: "check the disk",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ENOTDIR: "a file is where a directory is needed; name another place",
+}
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -1,18 +1,116 @@
-"""Atomic writes: a file or directory appears under its name only when it is whole."""
+"""Paths on any file system of TensorFlow, and atomic writes: whole under its name, or not there.
+
+Object stores rename no directories. There, a file is written locally and uploaded as one object,
+which replaces the old one at once; the files of a directory are uploaded one by one, so only each
+of them is atomic.
+"""
 
 import contextlib
 import os
+import re
 import shutil
 import socket
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from etils import epath
+
+from universal_embedding.errors import UserError
+
+
+def as_path(path: str | os.PathLike) -> epath.Path:
+    """Converts a path that a user gave: `gs://` and its kind stay, `~` is expanded.
+
+    Raises:
+        UserError: There is no such kind of file system.
+    """
+    try:
+        converted = epath.Path(path)
+    except KeyError as error:
+        raise UserError(
+            f"{path}: {error.args[0]} is not supported; give a local path or a gs:// one"
+        ) from None
+    return converted if is_remote(converted) else converted.expanduser()
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether only TensorFlow opens `path`, such as `gs://bucket/folder`."""
+    return "://" in os.fspath(path)
+
+
+def local_path(path: str | os.PathLike, name: str) -> Path:
+    """Converts a path where only a local one can work.
+
+    Args:
+        path: The path.
+        name: The flag or argument that it came from.
+
+    Raises:
+        UserError: The path is remote.
+    """
+    if is_remote(path):
+        raise UserError(
+            f"{name}={os.fspath(path)} must be on a local disk; copy it there, or mount the bucket"
+        )
+    return Path(path).expanduser()
+
+
+def file_size(path: str | os.PathLike) -> int | None:
+    """Bytes of a file, None if it does not exist."""
+    # epath's own `stat` looks the owner's name up, which a container may not know.
+    try:
+        return as_path(path).stat().length if is_remote(path) else os.path.getsize(path)
+    except FileNotFoundError:
+        return None
+
+
+def list_directory(path: epath.Path) -> list[epath.Path]:
+    """The entries of a directory, sorted; none if there is no such directory.
+
+    Raises:
+        UserError: The file system refused.
+    """
+    try:
+        return sorted(path.iterdir(), key=os.fspath)  # not `glob`: `[` in the path means itself
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UserError(f"cannot list {path}: {error.strerror}; give another folder") from None
+    except Exception as error:
+        tf = sys.modules.get("tensorflow")
+        if tf is not None and isinstance(error, tf.errors.NotFoundError):
+            return []
+        with reporting_storage_errors(path):
+            raise
+
+
+@contextlib.contextmanager
+def reporting_storage_errors(path: str | os.PathLike) -> Iterator[None]:
+    """Turns an error of TensorFlow's file systems in this block into one line about `path`.
+
+    Raises:
+        UserError: The file system refused, or there is no such bucket.
+    """
+    try:
+        yield
+    except Exception as error:
+        tf = sys.modules.get("tensorflow")
+        if tf is None or not isinstance(error, tf.errors.OpError):
+            raise
+        reason = " ".join(str(error.message).split())
+        raise UserError(
+            f"cannot access {os.fspath(path)} ({reason[:300]}); check that its bucket exists and "
+            "that you may read and write it"
+        ) from error
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
-    """Opens a temporary file beside `path` that replaces it when the block ends.
+    """Opens a temporary file that replaces `path` when the block ends.
 
     If the block raises, `path` stays as it was and the temporary file is removed.
 
@@ -21,45 +119,137 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
         mode: `w` (UTF-8 text) or `wb`.
 
     Yields:
-        The open file.
+        The open file, on a local disk.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    target = as_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    encoding = None if "b" in mode else "utf-8"
+    if is_remote(target):
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder) / target.name
+            with partial.open(mode, encoding=encoding) as file:
+                yield file
+            _upload(partial, target)
+        return
+    path = Path(os.path.realpath(target))  # a link stays a link
+    _remove_abandoned(path.parent)
     partial = _partial_name(path)
     try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        with partial.open(mode, encoding=encoding) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
+        _sync_directory(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
-    """Makes a temporary directory beside `path` that replaces it when the block ends.
+    """Makes a temporary directory that becomes `path` when the block ends.
 
-    If the block raises, `path` stays as it was and the temporary directory is removed.
+    If the block raises, `path` stays as it was and the temporary directory is removed. `path` must
+    be missing or empty, before the block and after it: nothing is ever removed. On an object store,
+    the files appear one by one, in sorted order.
 
     Yields:
-        The temporary directory, empty.
+        The temporary directory, empty, on a local disk.
+
+    Raises:
+        UserError: `path` is a file, or holds something.
     """
-    path = Path(path)
+    target = as_path(path)
+    _check_unused(target)
+    if is_remote(target):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
+            _check_unused(target)
+            _upload_directory(Path(folder), target)
+        return
+    path = Path(os.path.realpath(target))
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent)
     partial = _partial_name(path)
     partial.mkdir()
     try:
         yield partial
-        if path.exists():
-            replaced = _partial_name(path)
-            path.rename(replaced)
-            partial.rename(path)
-            shutil.rmtree(replaced)
-        else:
-            partial.rename(path)
+        for folder, _, files in os.walk(partial):
+            for file in files:
+                with open(Path(folder, file), "rb") as written:
+                    os.fsync(written.fileno())
+        _check_unused(path)
+        partial.rename(path)  # fails if `path` was filled since
+        _sync_directory(path.parent)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_directory(path: str | os.PathLike) -> Iterator[Path]:
+    """Makes a temporary directory beside a local `path`, on the same disk; removed afterwards.
+
+    That of a killed process is removed by the next call.
+    """
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path.parent)
+    partial = _partial_name(path)
+    partial.mkdir()
+    try:
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_unused(path: epath.Path) -> None:
+    if list_directory(path) or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} already exists: remove it or name another directory")
+
+
+def _sync_directory(path: Path) -> None:
+    """Makes a rename survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(directory: Path) -> None:
+    """Removes what killed processes of this host left unfinished in `directory`."""
+    pattern = re.compile(rf"\..+\.{re.escape(socket.gethostname())}-(\d+)-[0-9a-f]{{8}}\.partial")
+    for name in os.listdir(directory):
+        match = pattern.fullmatch(name)
+        if match and not _is_running(int(match[1])):
+            partial = directory / name
+            if partial.is_dir():
+                shutil.rmtree(partial, ignore_errors=True)
+            else:
+                partial.unlink(missing_ok=True)
+
+
+def _is_running(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # of another user
+        pass
+    return True
+
+
+def _upload(file: Path, target: epath.Path) -> None:
+    with file.open("rb") as source, target.open("wb") as out:
+        shutil.copyfileobj(source, out, 1 << 24)
+
+
+def _upload_directory(folder: Path, target: epath.Path) -> None:
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        _upload(folder / name, target / name)
 
 
 def _partial_name(path: Path) -> Path:

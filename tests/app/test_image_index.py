@@ -1,5 +1,7 @@
 """Searching an index: against a naive search, its refusals, and the public methods."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -116,3 +118,35 @@ def test_a_loaded_index_equals_the_saved_one(index, model, other_model, tmp_path
 
 def test_category_is_the_first_folder():
     assert find_category("red/a/0.png") == "red" and find_category("loose.JPG") == ""
+
+
+def test_a_searched_index_follows_additions_and_removals(index, folder, model):
+    index.search(0, 3)  # builds the search
+    draw_color("red", 99).save(folder / "green" / "00.png")
+    draw_color("blue", 98).save(folder / "green" / "1.png")
+    index.add(["green/00.png", "green/1.png"])
+    index.remove(["blue/2.png", "red/0.png"])
+    rebuilt = ImageIndex.build(model, folder)
+    rebuilt.remove(["blue/2.png", "red/0.png"])
+    assert index.names == rebuilt.names == sorted(rebuilt.names)
+    np.testing.assert_array_equal(index.embeddings, rebuilt.embeddings)
+    for query in range(len(index)):
+        assert index.search(query, 20) == rebuilt.search(query, 20)
+        assert index.search(query, 20, category="green") == rebuilt.search(
+            query, 20, category="green"
+        )
+
+
+def test_adding_an_image_to_a_large_index_takes_milliseconds(model, folder):
+    rows = np.random.default_rng(0).normal(size=(100_000, 48)).astype(np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    names = [f"z/{i:06}.png" for i in range(len(rows))]
+    files = IndexFiles(folder, model.name, model.fingerprint, names, [(0, 0)] * len(rows), rows)
+    index = ImageIndex(files, model)
+    index.search(0, 3)
+    index.add(["red/0.png"])
+    start = time.perf_counter()
+    index.add(["red/1.png"])
+    seconds = time.perf_counter() - start
+    assert index.search(folder / "red" / "1.png", 1)[0].name == "red/1.png"
+    assert seconds < 0.25

@@ -88,10 +88,14 @@ def test_another_model_is_refused(folder, model, other_model, tmp_path):
 def test_anything_but_an_index_is_refused(folder, model, tmp_path):
     with pytest.raises(UserError, match="holds no index"):
         ImageIndex.load(tmp_path)
-    with pytest.raises(UserError, match="holds no index"):  # a folder of images is not overwritten
+    with pytest.raises(UserError, match="inside of"):  # a folder of images is not written into
         update_index(folder, folder, model)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/thesis.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds no index"):
+        update_index(tmp_path / "other", folder, model)
     update_index(tmp_path / "i", folder, model)
-    np.save(tmp_path / "i" / "embeddings.npy", np.zeros((2, 48), np.float32))
+    np.save(next((tmp_path / "i").glob("embeddings-*.npy")), np.zeros((2, 48), np.float32))
     with pytest.raises(UserError, match="damaged"):
         ImageIndex.load(tmp_path / "i")
     (tmp_path / "empty").mkdir()

@@ -53,7 +53,7 @@ def test_refusals_reveal_no_paths(url, index):
         (422, "cannot decode image", post_search(url, b"GIF89a nothing")),
         (400, "empty", post_search(url, b"")),
         (413, "larger than 1 MB", post_search(url, bytes(2 << 20))),
-        (413, "larger than 1 MB", post_search(url, (bytes(1 << 16) for _ in range(99)))),
+        (413, "larger than 1 MB", post_search(url, (b"BM" + bytes(1 << 16) for _ in range(99)))),
         (422, "pixels", post_search(url, png(Image.new("1", (9000, 9000))))),
         (404, "there is no image 12", httpx.get(f"{url}/api/search?image=12")),
         (400, "POST the bytes", httpx.get(f"{url}/api/search")),

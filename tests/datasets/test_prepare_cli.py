@@ -31,8 +31,9 @@ def test_wrong_flags_are_refused_at_once(tmp_path):
 def test_images_become_verified_records(tmp_path):
     root = write_small_dataset(tmp_path / "small")
     flags = [f"--data_dir={tmp_path}/data", "--verify", f"--montage={tmp_path}/sheet.png"]
-    code, out, err = run_cli("prepare", f"--manual_dir={root}", *flags)
+    code, out, err = run_cli("prepare", f"--manual_dir={root}", *flags, "--max_side=16")
     assert code == 0, err
+    assert "small/toys: prepared; --max_side=16 made" in out
     assert "small/toys: 14 images verified" in out
     assert list_prepared_domains(tmp_path / "data", "small") == ["birds", "toys"]
     assert Image.open(tmp_path / "sheet.png").size[1] > 500
@@ -52,20 +53,43 @@ def write_large_domain(root, count):
 
 
 @pytest.mark.slow
-def test_killed_preparation_can_be_repeated(tmp_path):
-    root = write_large_domain(tmp_path / "big", 4000)
+def test_killed_preparation_is_resumed(tmp_path):
+    root = write_large_domain(tmp_path / "big", 10_000)
     flags = [f"--manual_dir={root}", f"--data_dir={tmp_path}/data"]
+    folder = tmp_path / "data/big/toys/3.0.0"
     process = start("-m", "universal_embedding", "prepare", *flags)
-    while not list((tmp_path / "data").rglob("*.array_record*.partial")):
+    while not (folder / "work/train-00000.result.json").exists():
         time.sleep(0.01)
         assert process.poll() is None
+    assert_refused(run_cli("prepare", *flags), str(folder), "in use by another run")
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    first = folder / "big-train.tfrecord-00000-of-00003"
+    written = first.stat()
     with pytest.raises(UserError, match="nothing is prepared"):
         list_prepared_domains(tmp_path / "data", "big")
-    assert run_cli("prepare", *flags)[0] == 0
-    assert [path.name for path in (tmp_path / "data/big/toys").iterdir()] == ["2.0.0"]
-    assert len(open_records(tmp_path / "data", "big", "toys", "train")) == 4000
+    code, _, err = run_cli("prepare", *flags, "--verify")
+    assert code == 0, err
+    assert (first.stat().st_mtime_ns, first.stat().st_ino) == (written.st_mtime_ns, written.st_ino)
+    assert not [path.name for path in folder.iterdir() if path.name == "work"]
+    records = open_records(tmp_path / "data", "big", "toys", "train")
+    assert records.image_ids.tolist() == [f"toys/{i}.jpg" for i in range(10_000)]
+
+
+@pytest.mark.parametrize("flag", ["data_dir", "manual_dir"])
+def test_bucket_that_cannot_be_reached_is_one_line(tmp_path, flag):
+    write_small_dataset(tmp_path / "small")
+    flags = {"manual_dir": tmp_path / "small", "data_dir": tmp_path / "data"}
+    flags[flag] = f"gs://no-such-bucket-of-universal-embedding/{flag}"
+    result = run_cli("prepare", *(f"--{name}={value}" for name, value in flags.items()))
+    assert_refused(result, f"cannot access {flags[flag]}", "its bucket exists")
+    assert not list(tmp_path.rglob("gs:*"))
+
+
+def test_other_file_systems_are_refused(tmp_path):
+    write_small_dataset(tmp_path / "small")
+    flags = [f"--manual_dir={tmp_path}/small", "--data_dir=ftp://host/data"]
+    assert_refused(run_cli("prepare", *flags), "ftp://host/data", "gs://")
 
 
 BEAM = "runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing"

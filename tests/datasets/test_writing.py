@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.helpers.layouts import write_image, write_small_dataset, write_uned_layout
+from tests.helpers.processes import run
 from tests.helpers.ram import enable_ram_paths
 from universal_embedding.datasets import lock, prepare, shards
 from universal_embedding.datasets.examples import Labels, SplitManifest
@@ -130,6 +131,40 @@ def test_shards_of_other_images_or_options_are_not_kept(root, tmp_path, change):
     assert prepare.verify_records(records.folder, "toys") == 12
 
 
+@pytest.mark.parametrize(
+    "last_call",
+    [
+        "tensorflow_datasets.folder_dataset.write_metadata",
+        "universal_embedding.datasets.builder.atomic_write",
+        "universal_embedding.datasets.builder.ImageRetrievalBuilder.remove_work_dir",
+    ],
+)
+def test_preparation_that_dies_while_it_commits_is_completed(root, tmp_path, last_call):
+    def die(*arguments, **options):
+        raise Killed
+
+    builder = make_builder(tmp_path)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(last_call, die)
+        prepare.prepare(builder, root)
+    was_whole = last_call.endswith("remove_work_dir")
+    assert builder.is_prepared == was_whole
+    with watch_shards() as resumed:
+        assert bool(prepare.prepare(builder, root)) != was_whole
+    assert not resumed
+    assert not (builder.folder / "work").exists()
+    assert prepare.verify_records(builder.folder, "toys") == 12
+
+
+def test_files_of_others_are_not_removed(root, tmp_path):
+    file = make_builder(tmp_path).folder / "dataset_info.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    with pytest.raises(UserError, match=r"holds dataset_info\.json, which no preparation left"):
+        prepare.prepare(make_builder(tmp_path), root)
+    assert file.exists()
+
+
 def test_corrupt_image_may_be_replaced_or_skipped_without_writing_the_rest_again(root, tmp_path):
     file = root / "images/toys/7.jpg"
     data = file.read_bytes()
@@ -168,7 +203,9 @@ def test_two_runs_do_not_prepare_one_set_at_once(root, tmp_path, monkeypatch, fa
     first.start()
     assert started.wait(30)
     try:
-        with pytest.raises(UserError, match=r"toys/3.0.0 is being prepared .*host .*process"):
+        with pytest.raises(
+            UserError, match=r"toys/3.0.0 is in use by another run .*host .*process"
+        ):
             prepare.prepare(make_builder(data_dir), root)
     finally:
         finish.set()
@@ -186,7 +223,7 @@ def test_lock_of_a_dead_run_on_a_bucket_is_taken_over(root, fast_lock):
 
 def test_lock_on_a_bucket_has_one_holder(fast_lock):
     path = as_path("ram://bucket/lock/lock")
-    path.parent.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     held, errors = [], []
     barrier = threading.Barrier(4)
 
@@ -327,6 +364,16 @@ def test_shards_are_whole_ranges_of_about_equal_bytes(sizes, max_images, max_byt
     assert all(len(indices) for indices in ranges)
     largest = max(sizes) + 1
     assert all(sum(sizes[i] for i in r) <= max_bytes + largest for r in ranges)
+
+
+def test_bytes_of_a_record_are_the_same_in_every_process():
+    code = """
+from universal_embedding.datasets.tfrecord import encode_example
+print(encode_example(b"image", [3, 1], "a/b.jpg").hex())
+"""
+    expected = encode_example(b"image", [3, 1], "a/b.jpg").hex()
+    assert expected.index(b"image_id".hex()) < expected.index(b"label".hex())  # sorted by name
+    assert run("-c", code)[1].strip() == expected
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.integers(1, 2**40))

@@ -12,7 +12,7 @@ from tests.helpers.random_domains import continuous, unit_grid
 from universal_embedding.datasets.examples import Labels
 from universal_embedding.errors import UserError
 from universal_embedding.evaluation.embed import EmbeddingSource, QueryIndexRecords
-from universal_embedding.evaluation.embeddings import DomainEmbeddings
+from universal_embedding.evaluation.embeddings import DomainEmbeddings, correct_scores
 from universal_embedding.evaluation.evaluate import (
     EvaluationConfig,
     evaluate,
@@ -281,3 +281,25 @@ def test_import_needs_no_tensorflow():
         "assert not {'tensorflow', 'scann', 'sklearn'} & sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_score_correction_equals_the_naive_ranking(leave_one_out):
+    rng = np.random.default_rng(0)
+    queries, index, bank = (rng.standard_normal((n, 6), np.float32) for n in (30, 40, 25))
+    index = queries if leave_one_out else index
+    labels = [rng.integers(0, 4, len(rows)) for rows in (queries, index)]
+    labels[1] = labels[0] if leave_one_out else labels[1]
+    domain = DomainEmbeddings(
+        queries,
+        Labels.from_rows(labels[0].tolist()),
+        *([] if leave_one_out else [index, Labels.from_rows(labels[1].tolist())]),
+    )
+    plain = queries @ index.T
+    if leave_one_out:
+        np.fill_diagonal(plain, -np.inf)
+    scores = plain - np.sort(index @ bank.T, 1)[:, -10:].mean(1) / 2
+    expected = (labels[1][scores.argmax(1)] == labels[0]).mean()
+    corrected = correct_scores({"a": domain}, bank)
+    assert evaluate_domains(corrected)["merged"]["a"]["r_at_1"] == pytest.approx(expected)
+    assert (scores.argmax(1) != plain.argmax(1)).any()

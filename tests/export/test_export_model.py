@@ -42,12 +42,12 @@ def test_export_model_writes_zip_saved_model_and_cards(run, tmp_path):
     images = np.stack([draw_image(30, 50, seed) for seed in range(3)])
     embeddings = Embedder.from_pretrained(tmp_path / "model").encode(images)
     np.testing.assert_allclose(embeddings, model(images), atol=1e-5)
-    card = json.loads((tmp_path / "submission.json").read_text())
+    card = json.loads((tmp_path / "submission.zip.card.json").read_text())
     exported = Embedder.from_pretrained(tmp_path / "submission.zip")
     assert card["fingerprint"] == exported.fingerprint
     assert card["config"]["model"]["backbone"] == "small"
     assert card["validation"] == {"step": 7, "val/merged/mean/r_at_1": 0.8}
-    text = (tmp_path / "submission.md").read_text()
+    text = (tmp_path / "submission.zip.card.md").read_text()
     for part in ("1,234", "0.8000", "trained from scratch", exported.fingerprint, '"seed": 0'):
         assert part in text
     assert len(zipfile.ZipFile(tmp_path / "submission.zip").namelist()) == 3
@@ -81,7 +81,7 @@ def test_float16_weights_halve_the_zip_and_report_the_difference(run, tmp_path):
         line = export_model(run[0], path, float16=float16)[0]
         sizes[float16] = path.stat().st_size
     assert sizes[True] < 0.6 * sizes[False]
-    difference = json.loads((tmp_path / "True.json").read_text())["max_difference"]
+    difference = json.loads((tmp_path / "True.zip.card.json").read_text())["max_difference"]
     assert 1e-6 < difference < 2e-3
     assert f"float16 weights, differs from the trained model by at most {difference:.1e}" in line
 

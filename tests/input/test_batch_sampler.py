@@ -1,11 +1,13 @@
+import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.fake_records import FakeRecords
+from tests.helpers.numpy_batch_sampler import NumpyBatchSampler
 from universal_embedding.errors import UserError
-from universal_embedding.input.batch_sampler import SLOTS_PER_CYCLE, BatchSampler
+from universal_embedding.input.batch_sampler import SLOTS_PER_CYCLE, BatchSampler, BatchSpec
 
 SIZES = {"a": 7, "b": 40, "c": 153}
 
@@ -18,14 +20,56 @@ def make_records(sizes=SIZES, num_classes=4):
 
 
 def stack_batches(sampler, steps, start=0):
-    batches = [sampler.batch_at(step) for step in range(start, start + steps)]
-    return np.stack([b.domain for b in batches]), np.stack([b.record for b in batches])
+    spec = sampler.batch_at(np.arange(start, start + steps))
+    return spec.domain.numpy(), spec.record.numpy()
 
 
 def assert_same_batch(batch, expected):
     np.testing.assert_array_equal(batch.domain, expected.domain)
     np.testing.assert_array_equal(batch.record, expected.record)
     np.testing.assert_array_equal(batch.seed, expected.seed)
+
+
+def assert_equals_numpy(sampler, oracle, steps):
+    spec = sampler.batch_at(np.array(steps))
+    for i, step in enumerate(steps):
+        expected = oracle.batch_at(step)
+        np.testing.assert_array_equal(spec.domain[i], expected.domain)
+        np.testing.assert_array_equal(spec.record[i], expected.record)
+        np.testing.assert_array_equal(spec.seed[i], expected.seed)
+
+
+def check_settings(data):
+    """Thousands of steps: near and far, across cycles, before and after new weights."""
+    name = data.draw(st.sampled_from(["dataset_size", "balanced", "round_robin", "temperature"]))
+    mixed, images_per_class = data.draw(st.booleans()), data.draw(st.integers(1, 4))
+    seed = data.draw(st.integers(0, 2**31))
+    sizes = data.draw(st.lists(st.integers(20, 300), min_size=1, max_size=4))
+    records = make_records({str(d): n for d, n in enumerate(sizes)}, data.draw(st.integers(4, 9)))
+    batch_size = images_per_class * data.draw(st.integers(1, 4))
+    arguments = (records, batch_size, seed, name, 0.5, mixed, images_per_class)
+    sampler, oracle = BatchSampler(*arguments), NumpyBatchSampler(*arguments)
+    first = data.draw(st.integers(0, 2 * SLOTS_PER_CYCLE) | st.integers(0, 10**9))
+    assert_equals_numpy(sampler, oracle, list(range(first, first + 60)))
+    weights = dict(zip(records, data.draw(st.permutations([0.1, 2.0, 0.0, 1.0])), strict=False))
+    if not sum(weights.values()):
+        return
+    sampler, oracle = (s.with_weights(first, weights) for s in (sampler, oracle))
+    assert sampler.state == oracle.state
+    assert_equals_numpy(sampler, oracle, list(range(first, first + 200, 3)))
+
+
+@given(st.data())
+@hypothesis.settings(max_examples=15)
+def test_any_settings_equal_the_numpy_oracle(data):
+    check_settings(data)
+
+
+@pytest.mark.slow
+@given(st.data())
+@hypothesis.settings(max_examples=1000)
+def test_a_thousand_settings_equal_the_numpy_oracle(data):
+    check_settings(data)
 
 
 WEIGHTS = {
@@ -108,19 +152,24 @@ def test_records_of_an_epoch_are_distinct_for_any_domains(sizes, batch_size, nam
 def test_any_step_alone_equals_the_step_in_sequence(mixed, images_per_class):
     settings = {"seed": 3, "mixed": mixed, "images_per_class": images_per_class}
     sampler = BatchSampler(make_records(), 16, **settings)
-    sequence = [sampler.batch_at(step) for step in range(50)]
+    sequence = sampler.batch_at(np.arange(50))
     for step in (0, 1, 17, 49):
         batch = BatchSampler(make_records(), 16, **settings).batch_at(step)
-        assert_same_batch(batch, sequence[step])
+        names = ("domain", "record", "seed")
+        assert_same_batch(batch, BatchSpec(*(getattr(sequence, name)[step] for name in names)))
 
 
 def test_slot_counts_equal_a_count_of_every_slot_across_cycles():
     """Counting by cycles agrees with counting slot by slot where two cycles meet."""
     sampler = BatchSampler(make_records(), 96, sampler="dataset_size", mixed=True)
-    counts = np.zeros(3, int)
-    for step in range(SLOTS_PER_CYCLE // 96 + 20):
+    first = SLOTS_PER_CYCLE // 96 - 10
+    counts = sampler.slots.count_before(first)
+    domain, _ = stack_batches(sampler, 20, first)
+    for step, domains in enumerate(domain, first):
         assert sampler.slots.count_before(step).tolist() == counts.tolist()
-        counts += np.bincount(sampler.batch_at(step).domain, minlength=3)
+        counts += np.bincount(domains, minlength=3)
+    whole, _ = stack_batches(sampler, first)
+    np.testing.assert_array_equal(np.bincount(whole.ravel()), sampler.slots.count_before(first))
 
 
 def test_seeds_differ_between_images_steps_and_runs():
@@ -138,9 +187,8 @@ def test_groups_hold_distinct_images_of_one_class(mixed):
     sampler = BatchSampler(records, 20, images_per_class=4, mixed=mixed, sampler="balanced")
     names = list(records)
     indices_by_domain = {d: [] for d in names}
-    for step in range(200):
-        batch = sampler.batch_at(step)
-        groups = zip(batch.domain.reshape(5, 4), batch.record.reshape(5, 4), strict=True)
+    for domains, indices in zip(*stack_batches(sampler, 200), strict=True):
+        groups = zip(domains.reshape(5, 4), indices.reshape(5, 4), strict=True)
         classes = []
         for domain, record in groups:
             assert len(set(domain)) == 1
@@ -190,7 +238,7 @@ def test_weights_can_change_and_resume():
         epochs = domain_records[: len(domain_records) // n * n].reshape(-1, n)
         assert (np.sort(epochs) == np.arange(n)).all()
     with pytest.raises(ValueError, match="before step 160"):
-        third.batch_at(159)
+        third.slots.count_before(159)
 
 
 def test_new_weights_leave_the_sampler_they_come_from_unchanged():

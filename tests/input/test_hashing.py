@@ -3,7 +3,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from universal_embedding.input.hashing import hash_ints, index_shuffle
+from tests.helpers import numpy_hashing
+from universal_embedding.input import hashing
+
+
+def hash_ints(*parts):
+    return hashing.hash_ints(*parts).numpy()
+
+
+def index_shuffle(positions, n, keys):
+    return hashing.index_shuffle(np.asarray(positions, np.int64), np.asarray(n), keys).numpy()
+
+
+@given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=4), st.integers(0, 99))
+def test_hash_equals_numpy(parts, seed):
+    values = np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, 50)
+    np.testing.assert_array_equal(
+        hash_ints(*parts, values), numpy_hashing.hash_ints(*parts, values)
+    )
+
+
+def test_index_shuffle_equals_numpy_for_thousands_of_sizes_and_keys():
+    rng = np.random.default_rng(0)
+    n = np.concatenate([rng.integers(1, 40, 3000), 2 ** rng.integers(0, 53, 3000)])
+    n[3000:5000] -= rng.integers(0, n[3000:5000])
+    positions, keys = rng.integers(0, n), numpy_hashing.hash_ints(3, np.arange(6000))
+    expected = numpy_hashing.index_shuffle(positions, n, keys)
+    np.testing.assert_array_equal(index_shuffle(positions, n, keys), expected)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 16, 17, 100, 1000, 65536, 100_003])

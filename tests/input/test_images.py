@@ -224,10 +224,35 @@ def test_invalid_augmentation_config_is_an_error(fields, message):
         dataclasses.replace(AugmentationConfig(), **fields)
 
 
-def test_configs_and_batch_sampler_import_no_tensorflow():
+def test_augmentation_config_imports_no_tensorflow():
     script = (
-        "import sys, universal_embedding.input.augmentation_config, "
-        "universal_embedding.input.batch_sampler; print('tensorflow' in sys.modules)"
+        "import sys, universal_embedding.input.augmentation_config; "
+        "print('tensorflow' in sys.modules)"
     )
     code, out, err = run("-c", script)
     assert (code, out.strip()) == (0, "False"), err
+
+
+@pytest.mark.parametrize(("side", "scale"), [(63, 1), (64, 2), (130, 4), (300, 8)])
+def test_scaled_decoding_keeps_the_crop_and_at_least_the_size(side, scale):
+    contents = encode_random_image(320, 400)
+    box = tf.constant([16, 8, side, side + 20])
+    full = decode_crop(contents, lambda _: box)
+    image = decode_crop(contents, lambda _: box, min_size=32)
+    assert image.shape[:2] == (side // scale, (side + 20) // scale)
+    assert min(image.shape[:2]) >= 32
+    views = [
+        tf.image.resize(tf.cast(i, tf.float32), [32, 32], antialias=True) for i in (full, image)
+    ]
+    assert np.abs(views[0] - views[1]).mean() < 3
+
+
+def test_scaled_decoding_can_be_switched_off():
+    contents = encode_random_image(200, 240)
+    config = AugmentationConfig(size=24, crop="resize", flip=False)
+    unscaled = dataclasses.replace(config, scaled_decoding=False)
+    with_scale, without = (make_views(contents, c, 8) for c in (config, unscaled))
+    assert (with_scale != without).any()
+    assert np.abs(with_scale - without).mean() < 4
+    small = encode_random_image(40, 50)  # crops below twice the size
+    np.testing.assert_array_equal(make_views(small, config, 8), make_views(small, unscaled, 8))

@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 
 from tests.helpers.random_domains import continuous, grid
 from universal_embedding.errors import UserError
-from universal_embedding.search import neighbors
+from universal_embedding.search import index_rows, neighbors
 from universal_embedding.search.exact import BlockedTopK, BruteForce, exact_search
-from universal_embedding.search.neighbors import DuplicateGroups
 from universal_embedding.search.scann_index import ScannIndex
 
 EXACT = [BruteForce, BlockedTopK]
@@ -87,33 +86,23 @@ def test_result_does_not_depend_on_query_blocks(search_class, monkeypatch):
     np.testing.assert_allclose(scores, whole_scores, atol=1e-6)
 
 
-def test_duplicate_groups_are_correct_when_hashes_collide(monkeypatch):
+def test_equal_rows_are_grouped_when_hashes_collide(monkeypatch):
     rows = grid(np.random.default_rng(0), 100, 3)
-    without_collisions = DuplicateGroups.from_rows(rows)
-    monkeypatch.setattr(neighbors, "row_hashes", lambda rows: np.zeros(len(rows), np.uint64))
-    for duplicates in (without_collisions, DuplicateGroups.from_rows(rows)):
-        bounds = zip(duplicates.splits[:-1], duplicates.splits[1:], strict=True)
-        groups = [duplicates.members[a:b] for a, b in bounds]
-        assert len(groups) == len(np.unique(rows, axis=0))
-        assert all((rows[group] == rows[group[0]]).all() for group in groups)
-        assert all((np.diff(group) > 0).all() for group in groups)
-        assert [group[0] for group in groups] == sorted(group[0] for group in groups)
-        assert sorted(duplicates.members) == list(range(100))
+    without_collisions = index_rows.group_equal_rows(rows)
+    monkeypatch.setattr(index_rows, "row_hashes", lambda rows: np.zeros(len(rows), np.uint64))
+    np.testing.assert_array_equal(index_rows.group_equal_rows(rows), without_collisions)
 
 
 @given(st.lists(st.lists(st.sampled_from([-1.0, -0.0, 0.0, 1.0]), min_size=2, max_size=2)))
-def test_duplicate_groups_equal_naive_groups(rows):
-    duplicates = DuplicateGroups.from_rows(np.array(rows, np.float32).reshape(-1, 2))
+def test_groups_of_equal_rows_equal_naive_groups(rows):
+    positions = index_rows.group_equal_rows(np.array(rows, np.float32).reshape(-1, 2))
     expected = {}
     for i, row in enumerate(rows):
         expected.setdefault(tuple(row), []).append(i)  # -0.0 and 0.0 are one key
-    groups = np.split(duplicates.members, duplicates.splits[1:-1]) if rows else []
-    assert [group.tolist() for group in groups] == list(expected.values())
-
-
-def test_rows_are_duplicates_when_they_differ_in_the_sign_of_zero():
-    rows = np.array([[0.0, 1], [-0.0, 1]], np.float32)
-    assert DuplicateGroups.from_rows(rows).has_duplicates
+    groups = index_rows.DuplicateGroups.from_positions(positions, len(expected))
+    members = np.split(groups.members, groups.splits[1:-1]) if rows else []
+    assert [group.tolist() for group in members] == list(expected.values())
+    assert groups.has_duplicates == (len(expected) < len(rows))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from universal_embedding.app.index_files import IndexFiles, find_category
+from universal_embedding.app.index_files import IndexFiles, find_category, open_model
+from universal_embedding.app.live_search import LiveSearch
 from universal_embedding.errors import UserError
-from universal_embedding.search.neighbors import NearestNeighbors, recall
+from universal_embedding.search.neighbors import recall
 
 METRICS = ("euclidean", "cosine")
 EXACT_SEARCH_BELOW = 500_000
@@ -89,7 +90,9 @@ class ImageIndex:
         self._model = model
         self._exact_search_below = exact_search_below
         self._lock = threading.Lock()  # one call of the model or of ScaNN uses all cores
-        self._set_files(files)
+        self._searches: dict[str | None, LiveSearch] = {}
+        self._categories: np.ndarray | None = None
+        self.files = files
 
     @classmethod
     def build(
@@ -128,7 +131,7 @@ class ImageIndex:
         """
         files = IndexFiles.read(Path(directory))
         if isinstance(model, str | Path):
-            model = _open_model(model)
+            model = open_model(model, files)
         return cls(files, model, exact_search_below)
 
     def save(self, directory: str | Path) -> None:
@@ -152,6 +155,8 @@ class ImageIndex:
     @property
     def categories(self) -> np.ndarray:
         """`[N]` str: the first folder of each image's name."""
+        if self._categories is None:
+            self._categories = np.array([find_category(name) for name in self.names], dtype=str)
         return self._categories
 
     @property
@@ -177,7 +182,7 @@ class ImageIndex:
             UserError: It is not where it was, or is another one now.
         """
         if self._model is None:
-            model = _open_model(self.files.model)
+            model = open_model(self.files.model, self.files)
             self.files.check_model(model.fingerprint, model.name)
             self._model = model
         return self._model
@@ -198,7 +203,7 @@ class ImageIndex:
         from universal_embedding.app.index_update import update_files
 
         files, update = update_files(self.files, self.model, batch_size, save_to)
-        self._set_files(files)
+        self._set_files(files, None)
         return update
 
     def add(self, names: Sequence[str | Path], batch_size: int = 32) -> None:
@@ -218,7 +223,7 @@ class ImageIndex:
         if corrupt:
             name, reason = next(iter(corrupt.items()))
             raise UserError(f"{name} cannot be added: {reason}")
-        self._set_files(files)
+        self._set_files(files, set(relative))
 
     def remove(self, names: Sequence[str | Path]) -> None:
         """Drops images from the index; their files stay.
@@ -230,7 +235,7 @@ class ImageIndex:
         unknown = relative - set(self.names)
         if unknown:
             raise UserError(f"{min(unknown)} is not in the index of {self.files.images_dir}")
-        self._set_files(self.files.without(relative))
+        self._set_files(self.files.without(relative), relative)
 
     def encode(self, image: Query) -> np.ndarray:
         """Embeds one image, `[D]` float32; one call at a time."""
@@ -271,11 +276,8 @@ class ImageIndex:
         else:
             embedding = self.encode(query)
         with self._lock:
-            members, neighbors = self._neighbors(category)
-            position = np.searchsorted(members, exclude) if exclude in members else -1
-            count = min(k, len(members))
-            ids, _ = neighbors.query(embedding[None], count, np.array([position]))
-        found = members[ids[0][ids[0] >= 0]]
+            found = self._search(category).query(embedding[None], min(k, len(self)), exclude)[0]
+        found = found[found >= 0]
         found_distances = distances(self.embeddings[found], embedding, metric)
         order = np.argsort(found_distances, kind="stable")
         return [
@@ -288,7 +290,7 @@ class ImageIndex:
 
     def hit(self, index: int, distance: float) -> SearchHit:
         """The match of an image of the index."""
-        return SearchHit(index, self.names[index], str(self.categories[index]), distance)
+        return SearchHit(index, self.names[index], find_category(self.names[index]), distance)
 
     def describe_approximation(self) -> str:
         """One line on the recall, build time and speed of approximate search, measured here."""
@@ -301,32 +303,35 @@ class ImageIndex:
         truth, _ = exact.query(queries, min(5, len(self)))
         start = time.perf_counter()
         with self._lock:
-            _, neighbors = self._neighbors(None)
+            search = self._search(None)
         built = time.perf_counter()
-        found, _ = neighbors.query(queries, truth.shape[1])
+        found = search.query(queries, truth.shape[1])
         rate = len(queries) / (time.perf_counter() - built)
         return (
             f"approximate search: recall@5 {recall(found, truth):.4f} against exact on "
             f"{len(queries)} images, built in {built - start:.1f} s, {rate:,.0f} queries per second"
         )
 
-    def _set_files(self, files: IndexFiles) -> None:
-        self.files = files
-        self._categories = np.array([find_category(name) for name in files.names], dtype=str)
-        self._searches: dict[str | None, tuple[np.ndarray, NearestNeighbors]] = {}
+    def _set_files(self, files: IndexFiles, changed: set[str] | None) -> None:
+        """Takes another content, in which only the images `changed` differ; None: any may."""
+        with self._lock:
+            search, self._searches = self._searches.get(None), {}
+            if search and files.names and changed is not None:
+                search.change(~self.files.find(changed), files.find(changed), files.embeddings)
+                self._searches[None] = search
+            self.files, self._categories = files, None
 
-    def _neighbors(self, category: str | None) -> tuple[np.ndarray, NearestNeighbors]:
-        """Positions of a category's images (None: all), ascending, and the search of them."""
+    def _search(self, category: str | None) -> LiveSearch:
+        """The search of a category's images; None: of all."""
         if category not in self._searches:
             members = np.arange(len(self))
             if category is not None:
-                members = np.flatnonzero(self._categories == category)
+                members = np.flatnonzero(self.categories == category)
             if not len(members):
-                known = ", ".join(map(repr, sorted(set(self._categories.tolist()))))
+                known = ", ".join(map(repr, sorted(set(self.categories.tolist()))))
                 raise UserError(f"there is no category {category!r} in the index; it has {known}")
-            neighbors = _make_search(len(members) < self._exact_search_below)
-            neighbors.index(self.embeddings[members])
-            self._searches[category] = members, neighbors
+            is_exact = len(members) < self._exact_search_below
+            self._searches[category] = LiveSearch(self.embeddings, members, is_exact)
         return self._searches[category]
 
 
@@ -335,19 +340,3 @@ def distances(embeddings: np.ndarray, query: np.ndarray, metric: str) -> np.ndar
     difference = embeddings.astype(np.float64) - query.astype(np.float64)
     euclidean = np.linalg.norm(difference, axis=-1)
     return euclidean if metric == "euclidean" else euclidean**2 / 2
-
-
-def _make_search(exact: bool) -> NearestNeighbors:
-    if exact:
-        from universal_embedding.search.exact import exact_search
-
-        return exact_search()
-    from universal_embedding.search.scann_index import ScannIndex
-
-    return ScannIndex()
-
-
-def _open_model(path: str | Path) -> ImageEncoder:
-    from universal_embedding.export.embedder import Embedder
-
-    return Embedder.from_pretrained(path)

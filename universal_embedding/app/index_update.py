@@ -1,6 +1,7 @@
 """Brings an index up to date with its folder, embedding only what is new or changed."""
 
 import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,13 @@ from tqdm import tqdm
 
 from universal_embedding.app.image_index import ImageEncoder, ImageIndex
 from universal_embedding.app.index_files import IndexFiles, Stamp
-from universal_embedding.datasets.image_files import MAX_PIXELS, list_image_files, read_image
+from universal_embedding.datasets.image_files import read_image
+from universal_embedding.datasets.image_listing import list_image_files
+from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.errors import UserError
 
 SAVE_SECONDS = 60
+LOCK_FILE = ".lock"
 NUM_READERS = 4
 
 
@@ -47,8 +51,24 @@ def update_index(
         UserError: The index was made by another model, something else is at `directory`, the
             folder holds no images, or none of them can be read.
     """
+    directory, images_dir = (Path(os.path.realpath(path)) for path in (directory, images_dir))
+    if directory == images_dir or directory.is_relative_to(images_dir):
+        raise UserError(
+            f"{directory} is inside of {images_dir}, the folder of the images, where its files "
+            "would be listed too; name another --output"
+        )
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"{directory} is a file; name a directory for the index")
+    directory.mkdir(parents=True, exist_ok=True)
+    with hold_lock(directory / LOCK_FILE, directory):
+        return _update_locked(directory, images_dir, model, batch_size)
+
+
+def _update_locked(
+    directory: Path, images_dir: Path, model: ImageEncoder, batch_size: int
+) -> tuple[ImageIndex, IndexUpdate]:
     files = IndexFiles.empty(images_dir, model)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if any(path.name != LOCK_FILE for path in directory.iterdir()):
         older = IndexFiles.read(directory)
         older.check_model(model.fingerprint, model.name)
         files = dataclasses.replace(
@@ -68,17 +88,24 @@ def update_files(
     Raises:
         UserError: The folder holds no images, or none that can be read.
     """
-    names, other_files = list_image_files(files.images_dir)
+    listing = list_image_files(files.images_dir)
+    names = listing.names
     if not names:
-        raise UserError(f"{files.images_dir} holds no images ({other_files} other files)")
+        raise UserError(
+            f"{files.images_dir} holds no images ({listing.num_other_files} other files"
+            f"{', '.join(['', *map(': '.join, listing.unusable.items())])})"
+        )
     stamps = {name: _read_stamp(files.images_dir / name) for name in names}
     known = dict(zip(files.names, files.stamps, strict=True))
+    unlisted = tuple(name for name in listing.unusable if name.endswith("/"))
+    # Folders that cannot be listed now, such as those of a disk that is away, keep their images.
+    stamps |= {name: stamp for name, stamp in known.items() if name.startswith(unlisted)}
     outdated = {name for name, stamp in known.items() if stamps.get(name) != stamp}
     todo = [name for name in names if name not in known or name in outdated]
     current, corrupt = embed_named(
         dataclasses.replace(files.without(outdated), corrupt={}), model, todo, batch_size, save_to
     )
-    current = dataclasses.replace(current, corrupt=corrupt)
+    current = dataclasses.replace(current, corrupt=listing.unusable | corrupt)
     if not current.names:
         raise UserError(
             f"none of the {len(names)} images of {files.images_dir} can be read: {corrupt}"
@@ -89,7 +116,7 @@ def update_files(
         changed=len(embedded & known.keys()),
         removed=len(known.keys() - stamps.keys()),
         unchanged=len(known.keys() - outdated),
-        other_files=other_files,
+        other_files=listing.num_other_files,
     )
     return current, update
 
@@ -132,41 +159,21 @@ def embed_named(
                         corrupt[name] = "the model gives no finite embedding for it"
             bar.update(len(batch))
             if save_to and rows and time.monotonic() - saved > SAVE_SECONDS:
-                _with_rows(files, rows, stamps).write(save_to)
+                files.with_rows(rows, stamps).write(save_to)
                 saved = time.monotonic()
-    return _with_rows(files, rows, stamps), corrupt
-
-
-def _with_rows(
-    files: IndexFiles, rows: dict[str, np.ndarray], stamps: dict[str, Stamp]
-) -> IndexFiles:
-    """The index with these embeddings added, or replaced, sorted by name."""
-    if not rows:
-        return files
-    kept = files.without(rows)
-    names = [*kept.names, *rows]
-    new = np.stack(list(rows.values()))
-    embeddings = np.concatenate([kept.embeddings, new]) if kept.names else new
-    all_stamps = [*kept.stamps, *(stamps[name] for name in rows)]
-    order = sorted(range(len(names)), key=names.__getitem__)
-    return dataclasses.replace(
-        kept,
-        names=[names[i] for i in order],
-        stamps=[all_stamps[i] for i in order],
-        embeddings=embeddings[order],
-    )
+    return files.with_rows(rows, stamps), corrupt
 
 
 def _read_stamp(path: Path) -> Stamp:
     try:
         status = path.stat()
     except OSError:
-        return 0, 0  # gone since it was listed, or a dangling link: reading it fails
-    return status.st_size, status.st_mtime_ns
+        return 0, 0, 0  # gone since it was listed, or a dangling link: reading it fails
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _try_to_read(path: Path) -> np.ndarray | UserError:
     try:
-        return read_image(path, max_pixels=MAX_PIXELS)
+        return read_image(path)
     except UserError as error:
         return error

@@ -1,9 +1,11 @@
 """Request handlers: searches, images and an overview of the index."""
 
 import asyncio
-import functools
 import io
+import re
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,13 +18,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from universal_embedding.app.decoding import DecodePool
 from universal_embedding.app.image_index import ImageIndex, SearchHit
-from universal_embedding.app.requests import SearchParams, parse_params, read_body
-from universal_embedding.datasets.image_files import MAX_PIXELS, read_image
+from universal_embedding.app.requests import SearchParams, Uploads, parse_params
+from universal_embedding.datasets.image_files import crop_pixels
+from universal_embedding.datasets.image_limits import MAX_PIXELS, CorruptImageError, read_file
 from universal_embedding.errors import UserError
 
 IMAGE_SIZES = {"thumbnail": 320, "large": 1024}  # longest side in pixels
 NUM_EXAMPLES = 20
+NUM_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,16 @@ class ServerLimits:
     Attributes:
         upload_bytes: Maximum size of an uploaded image.
         max_pixels: Maximum width x height of an image, checked before it is decoded.
-        max_uploads: Uploads received or waiting at once; more wait unread.
-        num_workers: Images decoded and searched at once.
-        upload_seconds: Maximum time of an upload.
+        bytes_in_flight: Maximum size of all uploads that are received or decoded.
+        num_workers: Processes that decode uploads; another one decodes images of the index.
+        cache_bytes: Maximum size of all cached JPEGs of images of the index.
     """
 
     upload_bytes: int = 16 << 20
-    max_pixels: int = MAX_PIXELS
-    max_uploads: int = 32
+    max_pixels: int = 25_000_000
+    bytes_in_flight: int = 256 << 20
     num_workers: int = 2
-    upload_seconds: float = 30
+    cache_bytes: int = 128 << 20
 
 
 class Handlers:
@@ -58,10 +63,19 @@ class Handlers:
         self.root = index.files.images_dir.resolve()
         names, sizes = np.unique(index.categories, return_counts=True)
         self._category_sizes = dict(zip(names.tolist(), sizes.tolist(), strict=True))
-        self._uploads = asyncio.Semaphore(limits.max_uploads)
-        self._search_pool = ThreadPoolExecutor(limits.num_workers, "search")
-        self._image_pool = ThreadPoolExecutor(limits.num_workers, "images")
-        self._render_cached = functools.lru_cache(2000)(self._render)
+        self._uploads = Uploads(limits.upload_bytes, limits.bytes_in_flight)
+        self._upload_decoder = DecodePool(limits.num_workers, limits.max_pixels)
+        self._image_decoder = DecodePool(1, max(limits.max_pixels, MAX_PIXELS))
+        # Threads only wait for a worker process.
+        self._upload_threads = ThreadPoolExecutor(NUM_THREADS, "upload")
+        self._image_threads = ThreadPoolExecutor(NUM_THREADS, "image")
+        self._rendered: OrderedDict[tuple, bytes] = OrderedDict()
+        self._rendered_lock = threading.Lock()
+
+    def close(self) -> None:
+        """Ends the worker processes."""
+        self._upload_decoder.close()
+        self._image_decoder.close()
 
     async def overview(self, request: Request) -> Response:
         """Sends the size, categories and limits of the index, and some examples."""
@@ -85,14 +99,13 @@ class Handlers:
         params = parse_params(request.query_params, len(self.index), self.max_distance)
         if (request.method == "POST") == (params.image is not None):
             raise HTTPException(400, "POST the bytes of an image, or GET with image=INDEX")
-        async with self._uploads:
-            upload = None
-            if request.method == "POST":
-                upload = await read_body(
-                    request, self.limits.upload_bytes, self.limits.upload_seconds
-                )
+        if request.method == "POST":
+            async with self._uploads.receive(request) as body:
+                start = time.perf_counter()
+                hits = await self._run(self._upload_threads, self._search_upload, body, params)
+        else:
             start = time.perf_counter()
-            hits = await self._run(self._search_pool, self._search, upload, params)
+            hits = await self._run(self._image_threads, self._search_image, params)
         return JSONResponse(
             {
                 "metric": params.metric,
@@ -105,30 +118,49 @@ class Handlers:
 
     async def image(self, request: Request) -> Response:
         """Sends one image of the index as JPEG."""
-        index, size = request.path_params["index"], request.query_params.get("size", "large")
+        text, size = request.path_params["index"], request.query_params.get("size", "large")
+        index = int(text) if re.fullmatch("[0-9]{1,12}", text) else len(self.index)
         if index >= len(self.index) or size not in IMAGE_SIZES:
             raise HTTPException(404, "there is no such image")
-        content = await self._run(self._image_pool, self._render_cached, index, IMAGE_SIZES[size])
+        content = await self._run(self._image_threads, self._render, index, IMAGE_SIZES[size])
         return Response(content, media_type="image/jpeg", headers={"cache-control": "no-cache"})
 
-    def _search(self, upload: bytes | None, params: SearchParams) -> list[SearchHit]:
-        query: int | np.ndarray
-        if upload is None and params.image is not None and not params.crop:
-            query = params.image
-        else:
-            source = upload if params.image is None else self._path(params.image)
-            assert source is not None  # `search` refuses a request without an image
-            query = self.index.encode(read_image(source, params.crop, self.limits.max_pixels))
+    def _search_upload(self, body: bytes, params: SearchParams) -> list[SearchHit]:
+        pixels = self._upload_decoder.decode(body)
+        return self._search(self.index.encode(crop_pixels(pixels, params.crop)), params)
+
+    def _search_image(self, params: SearchParams) -> list[SearchHit]:
+        assert params.image is not None  # `search` refuses a request without an image
+        if not params.crop:
+            return self._search(params.image, params)
+        pixels = self._image_decoder.decode(read_file(self._path(params.image)))
+        return self._search(self.index.encode(crop_pixels(pixels, params.crop)), params)
+
+    def _search(self, query: int | np.ndarray, params: SearchParams) -> list[SearchHit]:
         return self.index.search(
             query, params.k, params.metric, params.category, params.max_distance
         )
 
     def _render(self, index: int, longest_side: int) -> bytes:
-        # Encoded again: no metadata such as a location leaves the server.
-        image = Image.fromarray(read_image(self._path(index), max_pixels=self.limits.max_pixels))
+        """JPEG of an image; encoded again, so that no metadata such as a location leaves."""
+        path = self._path(index)
+        try:
+            status = path.stat()
+        except OSError:
+            raise CorruptImageError("the file is missing") from None
+        key = index, longest_side, status.st_size, status.st_mtime_ns
+        with self._rendered_lock:
+            if key in self._rendered:
+                self._rendered.move_to_end(key)
+                return self._rendered[key]
+        image = Image.fromarray(self._image_decoder.decode(read_file(path)))
         image.thumbnail((longest_side, longest_side))
         file = io.BytesIO()
         image.save(file, "JPEG", quality=85)
+        with self._rendered_lock:
+            self._rendered[key] = file.getvalue()
+            while sum(map(len, self._rendered.values())) > self.limits.cache_bytes:
+                self._rendered.popitem(last=False)
         return file.getvalue()
 
     def _path(self, index: int) -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from universal_embedding.commands.arguments import (
     add_data_flags,
+    add_switch,
     comma_list,
     float_between,
     int_at_least,
@@ -60,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--search", default="exact", choices=["exact", "approximate"], help="Neighbor search.")
     recall_help = "Recall@5 that approximate search is tuned to reach."
     add("--target_recall", type=float_between(0.0, 1.0), default=0.99, help=recall_help)
+    add_switch(
+        parser,
+        "score_correction",
+        "Lower the scores of index images that resemble many training images.",
+    )
     add("--batch_size", type=int_at_least(1), default=64, help="Images per batch.")
     add(
         "--bootstrap_samples",
@@ -85,9 +91,18 @@ def run(args: argparse.Namespace) -> None:
     if args.search == "approximate":
         ScannIndex(args.target_recall)  # a wrong flag fails before images are read
         search = functools.partial(ScannIndex, args.target_recall)
-    config = evaluate.EvaluationConfig(args.protocols, args.metrics, args.bootstrap_samples, search)
+    if args.score_correction and args.specialist:
+        raise UserError("--score_correction is for --model, not for --specialist: leave one out")
     data_dir, dataset = _find_data(args)
     eval_sets = embed.open_eval_sets(data_dir, dataset, args.split, args.domains)
+    bank = []
+    if args.score_correction:
+        from universal_embedding.datasets.records import open_records
+
+        bank = [open_records(data_dir, dataset, key, "train") for key in eval_sets]
+    config = evaluate.EvaluationConfig(
+        args.protocols, args.metrics, args.bootstrap_samples, search, bank
+    )
     sources = embed.dedupe_names([s for model in args.model for s in _open_sources(model, args)])
     results = [evaluate.evaluate_source(source, eval_sets, config) for source in sources]
     if args.specialist:

@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from universal_embedding.commands.arguments import int_at_least
+from universal_embedding.errors import printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> None:
         Path(args.output), Path(args.images), model, batch_size=args.batch_size
     )
     for name, reason in index.corrupt.items():
-        print(f"unreadable: {name}: {reason}")
+        print(f"unreadable: {printable(name)}: {printable(reason)}")
     print(
         f"{args.output}: {len(index)} images in {len(set(index.categories))} categories; "
         f"{update.added} new, {update.changed} changed, {update.removed} removed, "

@@ -1,4 +1,4 @@
-"""Convert images on disk to TFDS records: DATA_DIR/<dataset>/<domain>/<version>.
+"""Convert images to records that TFDS reads: DATA_DIR/<dataset>/<domain>/<version>.
 
   universal-embedding prepare --manual_dir=IMAGES --dataset=uned     the UnED benchmark
   universal-embedding prepare --manual_dir=IMAGES --dataset=guie     the challenge's training sets
@@ -6,13 +6,15 @@
   universal-embedding prepare --manual_dir=IMAGES                    any tree in UnED's layout
   universal-embedding prepare --dataset=uned --verify                re-reads prepared records
 
-Domains that are already prepared stay as they are. In several processes, or on a cluster:
+Domains that are already prepared stay as they are, and so do the finished shards of one that was
+interrupted. Every path may be on gs://. In several processes (on a cluster, with a runner of it):
 --beam_pipeline_options=runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing
 """
 
 import argparse
 import os
-from pathlib import Path
+
+from etils import epath
 
 from universal_embedding.commands.arguments import (
     add_data_flags,
@@ -21,6 +23,7 @@ from universal_embedding.commands.arguments import (
     int_at_least,
 )
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, is_remote, reporting_storage_errors
 
 # Flags that only some datasets take, None unless given; see datasets.prepare.BUILDER_OPTIONS.
 BUILDER_FLAGS = (
@@ -42,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--manual_dir", help="Directory of the images; without it, nothing is made."
     )
     add_data_flags(parser)
+    parser.add_argument(
+        "--max_side",
+        type=int_at_least(1),
+        help="Make images with a longer side this large, as JPEG of quality 95.",
+    )
     add_switch(parser, "skip_corrupt", "Skip and report images that cannot be decoded.")
     add_switch(parser, "verify", "Re-read the records: counts, labels, decodability.")
     parser.add_argument("--montage", help="Write a montage of sample images to this PNG.")
@@ -63,13 +71,11 @@ def run(args: argparse.Namespace) -> None:
             "give --manual_dir to prepare a dataset, or --dataset with --verify or --montage to "
             "inspect a prepared one"
         )
-    manual_dir = Path(args.manual_dir).expanduser().resolve() if args.manual_dir else None
-    if manual_dir and not manual_dir.is_dir():
-        raise UserError(f"--manual_dir={args.manual_dir} is not a directory; put the images there")
+    manual_dir = _open_manual_dir(args.manual_dir) if args.manual_dir else None
 
     from universal_embedding.datasets import contact_sheet, prepare, records
 
-    data_dir = Path(args.data_dir or records.default_data_dir()).expanduser()
+    data_dir = as_path(args.data_dir or records.default_data_dir())
     if manual_dir:
         dataset, keys = _prepare(args, manual_dir, data_dir)
     else:
@@ -82,11 +88,22 @@ def run(args: argparse.Namespace) -> None:
             count = prepare.verify_records(folder, key, show_progress=True)
             print(f"{dataset}/{key}: {count:,} images verified")
     if args.montage:
-        contact_sheet.save_contact_sheet(Path(args.montage), data_dir, dataset, keys)
+        contact_sheet.save_contact_sheet(args.montage, data_dir, dataset, keys)
         print(f"wrote {args.montage}")
 
 
-def _prepare(args: argparse.Namespace, manual_dir: Path, data_dir: Path) -> tuple[str, list[str]]:
+def _open_manual_dir(argument: str) -> epath.Path:
+    path = as_path(argument)
+    path = path if is_remote(path) else path.resolve()  # a domain may be named after the folder
+    with reporting_storage_errors(path):
+        if not path.exists() or not path.is_dir():  # `is_dir` alone hides that a bucket is away
+            raise UserError(f"--manual_dir={argument} is not a directory; put the images there")
+    return path
+
+
+def _prepare(
+    args: argparse.Namespace, manual_dir: epath.Path, data_dir: epath.Path
+) -> tuple[str, list[str]]:
     """Prepares the domains that are missing; returns the dataset and its domains."""
     from universal_embedding.datasets import prepare
 
@@ -100,6 +117,7 @@ def _prepare(args: argparse.Namespace, manual_dir: Path, data_dir: Path) -> tupl
             key,
             options,
             data_dir=data_dir,
+            max_side=args.max_side,
             skip_corrupt=args.skip_corrupt,
             show_progress=True,
         )
@@ -107,6 +125,5 @@ def _prepare(args: argparse.Namespace, manual_dir: Path, data_dir: Path) -> tupl
     ]
     for builder in builders:
         done = prepare.prepare(builder, manual_dir, args.beam_pipeline_options)
-        name = f"{dataset}/{builder.builder_config.name}"
-        print(f"{name}: prepared" if done else f"{name}: already prepared")
+        print(f"{dataset}/{builder.domain}: {done or 'already prepared'}")
     return dataset, keys

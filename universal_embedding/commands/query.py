@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from universal_embedding.app import hit_montage
     from universal_embedding.app.image_index import ImageIndex
     from universal_embedding.datasets.image_files import read_image
-    from universal_embedding.errors import UserError
+    from universal_embedding.errors import UserError, printable
 
     try:
         read_image(args.image)  # a wrong file fails before the model is loaded
@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> None:
         max_distance=args.max_distance,
     )
     if not hits:
-        print(f"no image within --max_distance={args.max_distance:g}")
+        print("no image within --max_distance" if args.max_distance else "no image has a distance")
     for hit in hits:
-        print(f"{hit.distance:.4f}  {hit.name}")
+        print(f"{hit.distance:.4f}  {printable(hit.name)}")
     if args.montage:
         image = hit_montage.query_montage(index, Path(args.image), hits[:100])
         hit_montage.save_montage(image, Path(args.montage))

@@ -33,16 +33,18 @@ def run(args: argparse.Namespace) -> None:
         raise UserError("nothing to score: give --submission=submission.zip or --predictions=FILE")
     if args.submission and not (args.query_dir and args.index_dir):
         raise UserError("--submission needs --query_dir and --index_dir, the images to embed")
-    from universal_embedding.kaggle import competition, score
+    from universal_embedding.kaggle import competition, leaderboard, score
 
     solution = competition.read_solution(args.solution)
+    board = args.leaderboard or Path(args.solution).with_name("leaderboard.jsonl")
+    leaderboard.check_writable(board)
     if args.submission:
         result = score.score_submission(
             args.submission, args.query_dir, args.index_dir, solution, args.batch_size
         )
-        if args.predictions:
-            competition.write_predictions(args.predictions, result.predictions)
     else:
         result = score.load_predictions(args.predictions)
-    board = args.leaderboard or Path(args.solution).with_name("leaderboard.jsonl")
-    print(score.record_result(result, solution, args.solution, board))
+    for text in score.record_result(result, solution, args.solution, board):
+        print(text, flush=True)
+    if args.submission and args.predictions:
+        competition.write_predictions(args.predictions, result.predictions)

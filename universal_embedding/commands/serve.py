@@ -6,7 +6,12 @@ universal-embedding serve --index=photos.index [--port=8000]
 import argparse
 from pathlib import Path
 
-from universal_embedding.commands.arguments import add_index_flags, float_between, int_at_least
+from universal_embedding.commands.arguments import (
+    add_index_flags,
+    comma_list,
+    float_between,
+    int_at_least,
+)
 from universal_embedding.errors import UserError
 
 
@@ -18,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help=host_help)
     add("--port", type=int_at_least(0), default=8000, help="Port; 0 takes a free one.")
     add("--max_upload_mb", type=int_at_least(1), default=16, help="Maximum upload size in MB.")
-    add("--max_distance", type=float_between(0.0), help="Leave out matches farther than this.")
+    hosts_help = "Further host names to answer to, comma-separated, such as that of a proxy."
+    add("--allowed_hosts", type=comma_list, default=[], help=hosts_help)
+    add("--max_distance", type=float_between(0.0, 2.0), help="Leave out matches farther than this.")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -33,4 +40,4 @@ def run(args: argparse.Namespace) -> None:
     if not index.is_exact:
         print(index.describe_approximation())
     limits = ServerLimits(upload_bytes=args.max_upload_mb << 20)
-    serve(index, args.host, args.port, limits, args.max_distance)
+    serve(index, args.host, args.port, limits, args.max_distance, args.allowed_hosts)

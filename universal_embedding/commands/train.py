@@ -12,6 +12,7 @@ from pathlib import Path
 
 from universal_embedding.commands.arguments import add_data_dir, add_switch
 from universal_embedding.commands.config_flag import CONFIG_PREFIXES, read_config_flag
+from universal_embedding.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Distribution strategy.",
     )
     parser.add_argument("--tpu", default="", help="`local`, or a TPU's name or address.")
+    parser.add_argument(
+        "--data_service",
+        default="",
+        help="tf.data service that makes the images: grpc://HOST:PORT.",
+    )
     parser.add_argument("--init_from", help="Run directory whose model a new run starts from.")
     add_switch(parser, "deterministic", "Use deterministic ops, so runs are bit-reproducible.")
     parser.set_defaults(override_prefixes=CONFIG_PREFIXES)
@@ -37,6 +43,11 @@ def run(args: argparse.Namespace) -> None:
     """Trains to the end, or until a signal saves the state."""
     config = read_config_flag(args.config, args.unparsed)
     workdir = Path(args.workdir)
+    if args.data_service and not args.data_service.startswith("grpc://"):
+        raise UserError(
+            f"--data_service={args.data_service} must be the address of a tf.data service's "
+            "dispatcher: grpc://HOST:PORT"
+        )
 
     from universal_embedding.training.strategy import make_strategy
 
@@ -69,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
         )
     domains = list(open_eval_sets(data_dir, dataset, "val", config.data.domains))
     records = {key: open_records(data_dir, dataset, key, "train") for key in domains}
-    experiment = Experiment.from_config(config, records, workdir, strategy)
+    experiment = Experiment.from_config(config, records, workdir, strategy, args.data_service)
     summary = experiment.data_summary() | {"data_dir": str(data_dir.resolve())}
     write_config(workdir, config, summary)
     init_from = Path(args.init_from) if args.init_from else None

@@ -1,152 +1,180 @@
-"""The TFDS builder that all datasets of the package share."""
+"""The base of all datasets of the package: writes TFRecord files that `tfds.load` reads."""
 
 import abc
+import contextlib
 import json
+import os
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from universal_embedding.datasets import records
 from universal_embedding.datasets.examples import DatasetManifest, SplitManifest
-from universal_embedding.datasets.shards import record_features
-from universal_embedding.datasets.writer import write_splits
+from universal_embedding.datasets.lock import hold_lock
+from universal_embedding.datasets.writer import (
+    LOCK_FILE,
+    WORK_DIR,
+    WriteOptions,
+    WriteResult,
+    write_splits,
+)
+from universal_embedding.files import as_path, atomic_write
 
 if TYPE_CHECKING:
-    import tensorflow as tf
-
-OPTIONS_FILE = "options.json"
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
-class ImageRetrievalBuilder(  # type: ignore[call-arg]  # TFDS takes `skip_registration`
-    tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
-):
-    """Writes a `DatasetManifest` as ArrayRecord files: record n of a split is its n-th image.
+class ImageRetrievalBuilder(abc.ABC):
+    """Writes one domain: record n of a split is its n-th image.
 
-    Each shard is written by one worker that holds one image at a time: in this process, or in those
-    of a Beam pipeline if the `tfds.download.DownloadConfig` names a runner or options of Beam. The
-    version's folder appears only when everything is written and counted.
+    Each shard is written by one worker: in this process, or in those of a Beam pipeline. Shards
+    stand under their final names at once; `options.json`, written last, makes the folder a prepared
+    one. Until then another call keeps the whole shards and writes the others.
 
     Attributes:
+        dataset: Name of the dataset.
+        domain: Key of the domain.
+        data_dir: Directory of prepared datasets.
+        max_side: Larger images are made this large, see `to_tf_decodable`; None: no image is.
         skip_corrupt: Leave out images that cannot be decoded; otherwise the first one is an error.
         show_progress: Show a progress bar.
     """
 
-    VERSION = tfds.core.Version(records.VERSION)
-    RELEASE_NOTES: ClassVar[Mapping[str, str]] = {
-        "1.0.0": "Initial release.",
-        "2.0.0": "Transparent images are composited on white.",
-    }
-    # UrlInfo of each download, by URL. TFDS would look for a file of checksums beside the code.
-    url_infos: ClassVar[Mapping[str, tfds.download.checksums.UrlInfo]] = {}
-
-    def __init_subclass__(cls, skip_registration: bool = False, **kwargs: Any) -> None:
-        super().__init_subclass__(skip_registration=skip_registration, **kwargs)
-
     def __init__(
-        self, *, skip_corrupt: bool = False, show_progress: bool = False, **kwargs: Any
+        self,
+        dataset: str,
+        domain: str,
+        *,
+        data_dir: str | os.PathLike | None = None,
+        max_side: int | None = None,
+        skip_corrupt: bool = False,
+        show_progress: bool = False,
     ) -> None:
+        self.dataset = dataset
+        self.domain = domain
+        self.data_dir = as_path(data_dir or records.default_data_dir())
+        self.max_side = max_side
         self.skip_corrupt = skip_corrupt
         self.show_progress = show_progress
-        super().__init__(file_format="array_record", **kwargs)
 
     @abc.abstractmethod
-    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> DatasetManifest:
-        """Lists the images of this builder's config."""
+    def list_examples(self, manual_dir: epath.Path) -> DatasetManifest:
+        """Lists the images of this domain."""
 
-    def validate_counts(self, splits: Mapping[str, SplitManifest]) -> None:
+    def check_source(self, manual_dir: epath.Path, stored: Mapping[str, Any]) -> None:  # noqa: B027
+        """Compares the images with the stored options of those that were prepared."""
+
+    def validate_counts(self, splits: Mapping[str, SplitManifest]) -> None:  # noqa: B027
         """Compares the splits with the published counts; called before and after writing."""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings, such as a seed, that the splits depend on; stored beside the records."""
-        return {}
+        """Settings, such as a seed, that the records depend on; stored beside them."""
+        return {"max_side": self.max_side}
 
+    @property
     def metadata(self) -> dict[str, Any]:
         """Arguments of `tfds.core.DatasetInfo`, such as the citation."""
         return {}
 
     @property
-    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
-        """Instructions that TFDS shows for a missing download."""
+    def instructions(self) -> str:
+        """Instructions for a missing download."""
         return "Put images/ and info_files/ into the manual folder."
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
-            builder=self, features=record_features(), disable_shuffling=True, **self.metadata()
-        )
+    @property
+    def folder(self) -> epath.Path:
+        """The prepared folder: `<data_dir>/<dataset>/<domain>/<version>`."""
+        return self.data_dir / self.dataset / self.domain / records.VERSION
 
-    # Instead of `_split_generators` and `_generate_examples`, which pass all records through TFDS's
-    # shuffler: here each worker writes its shard directly, in order.
-    def _download_and_prepare(
-        self,
-        dl_manager: tfds.download.DownloadManager,
-        download_config: tfds.download.DownloadConfig,
-    ) -> None:
-        manifest = self.list_examples(dl_manager)
+    @property
+    def is_prepared(self) -> bool:
+        """Whether `folder` is whole."""
+        return records.read_options(self.folder) is not None
+
+    def prepare(
+        self, manual_dir: epath.Path, beam_options: "PipelineOptions | None" = None
+    ) -> dict[str, WriteResult] | None:
+        """Writes what is missing of the domain.
+
+        Returns:
+            The written splits, by name; None if the domain has been prepared meanwhile.
+
+        Raises:
+            UserError: An image is corrupt or missing, the counts are wrong, or another run is
+                preparing the same domain.
+        """
+        manifest = self.list_examples(manual_dir)
         self.validate_counts(manifest.splits)
-        folder = Path(self.data_dir)
-        templates = {split: self._filename_template(split) for split in manifest.splits}
-        written = write_splits(
-            manifest,
-            folder,
-            lambda split, i, n: templates[split].sharded_filepath(shard_index=i, num_shards=n).name,
-            self.skip_corrupt,
-            self.show_progress,
-            download_config.beam_runner,
-            download_config.beam_options,
-        )
-        self.validate_counts({split: result.manifest for split, result in written.items()})
-        for split, result in written.items():
-            records.write_labels(folder, split, result.manifest.labels, result.manifest.paths)
-        records.write_class_names(folder, manifest.class_names)
-        (folder / OPTIONS_FILE).write_text(json.dumps(self.options))
-        self.info.set_splits(
-            tfds.core.SplitDict(
-                tfds.core.SplitInfo(
-                    name=split,
-                    shard_lengths=result.shard_lengths,
-                    num_bytes=result.num_bytes,
-                    filename_template=templates[split],
-                )
-                for split, result in written.items()
+        work_dir = self.folder / WORK_DIR
+        work_dir.mkdir(parents=True, exist_ok=True)
+        with hold_lock(work_dir / LOCK_FILE):
+            if self.is_prepared:
+                return None
+            templates = {split: self._filename_template(split) for split in manifest.splits}
+            written = write_splits(
+                manifest,
+                self.folder,
+                lambda split, i, n: (
+                    templates[split].sharded_filepath(shard_index=i, num_shards=n).name
+                ),
+                WriteOptions(self.max_side, self.skip_corrupt, self.show_progress, beam_options),
+                {"version": records.VERSION, **self.options},
             )
-        )
+            self.validate_counts({split: result.manifest for split, result in written.items()})
+            self._write_metadata(manifest, written, templates)
+        self.remove_work_dir()
+        return written
+
+    def remove_work_dir(self) -> None:
+        """Removes the working folder of a prepared domain, if it is still there."""
+        with contextlib.suppress(OSError):  # another run just looked in
+            (self.folder / WORK_DIR).rmtree(missing_ok=True)
 
     def _filename_template(self, split: str) -> tfds.core.ShardedFileTemplate:
         return tfds.core.ShardedFileTemplate(
-            data_dir=self.data_dir,
-            dataset_name=self.name,
+            data_dir=self.folder,
+            dataset_name=self.dataset,
             split=split,
-            filetype_suffix="array_record",
+            filetype_suffix="tfrecord",
         )
 
-    def _log_download_bytes(self) -> None:
-        """Silences TFDS's download messages; progress is reported by `prepare`."""
-
-    def _log_download_done(self) -> None:
-        """Silences TFDS's download messages; progress is reported by `prepare`."""
-
-    # TFDS has no tf.data over ArrayRecord, so `tfds.load` would refuse.
-    def _as_dataset(
+    def _write_metadata(
         self,
-        split: Any,
-        decoders: Any = None,
-        read_config: Any = None,
-        shuffle_files: bool = False,
-    ) -> "tf.data.Dataset":
-        import tensorflow as tf  # only to read: see image_files.py
-
-        raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        source = self.as_data_source(split, deserialize_method=raw)
-
-        def read(indices: np.ndarray) -> np.ndarray:
-            return np.array(source.__getitems__(indices.tolist()), object)
-
-        indices = tf.data.Dataset.range(len(source)).batch(64)
-        encoded = indices.map(lambda batch: tf.numpy_function(read, [batch], tf.string)).unbatch()
-        encoded = encoded.map(lambda record: tf.ensure_shape(record, []))
-        return encoded.map(partial(record_features().deserialize_example, decoders=decoders))
+        manifest: DatasetManifest,
+        written: Mapping[str, WriteResult],
+        templates: Mapping[str, tfds.core.ShardedFileTemplate],
+    ) -> None:
+        for split, result in written.items():
+            records.write_record_table(
+                self.folder, split, result.manifest.labels, result.manifest.paths, result.lengths
+            )
+        records.write_class_names(self.folder, manifest.class_names)
+        tfds.folder_dataset.write_metadata(
+            data_dir=self.folder,
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=(None, None, 3)),
+                    "label": tfds.features.Sequence(np.int64),
+                    "image_id": tfds.features.Text(),
+                }
+            ),
+            split_infos=[
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[len(lengths) for lengths in result.lengths],
+                    num_bytes=sum(int(lengths.sum()) for lengths in result.lengths),
+                    filename_template=templates[split],
+                )
+                for split, result in written.items()
+            ],
+            version=records.VERSION,
+            check_data=False,
+            disable_shuffling=True,
+            **self.metadata,
+        )
+        with atomic_write(self.folder / records.OPTIONS_FILE) as file:  # last: see the class
+            json.dump(self.options, file)

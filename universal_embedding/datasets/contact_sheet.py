@@ -1,7 +1,7 @@
 """Contact sheet: sample images of each domain, with class names."""
 
+import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from universal_embedding.datasets.image_files import read_image
 from universal_embedding.datasets.records import Records, list_splits, open_records
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, atomic_write, reporting_storage_errors
 
 TILE = 128
 CAPTION = 18
@@ -17,7 +18,7 @@ COLUMNS = 10
 
 
 def contact_sheet(
-    data_dir: Path, dataset: str, keys: Iterable[str], columns: int = COLUMNS
+    data_dir: str | os.PathLike, dataset: str, keys: Iterable[str], columns: int = COLUMNS
 ) -> Image.Image:
     """Draws a row of images for each split of each domain, of different classes where possible."""
     rows = [
@@ -32,16 +33,20 @@ def contact_sheet(
     return canvas
 
 
-def save_contact_sheet(file: Path, data_dir: Path, dataset: str, keys: Iterable[str]) -> None:
-    """Writes the contact sheet as an image file.
+def save_contact_sheet(
+    path: str | os.PathLike, data_dir: str | os.PathLike, dataset: str, keys: Iterable[str]
+) -> None:
+    """Writes the contact sheet as an image file, of the format that the name ends with.
 
     Raises:
         UserError: The file cannot be written.
     """
+    sheet = contact_sheet(data_dir, dataset, keys)
     try:
-        contact_sheet(data_dir, dataset, keys).save(file)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot write --montage={file} ({error}); name a .png file") from None
+        with reporting_storage_errors(path), atomic_write(path, "wb") as file:
+            sheet.save(file, Image.registered_extensions()[as_path(path).suffix.lower()])
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot write --montage={path} ({error}); name a .png file") from None
 
 
 def _draw_row(canvas: Image.Image, records: Records, top: int, columns: int) -> None:

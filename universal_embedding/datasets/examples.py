@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -88,6 +88,12 @@ class DatasetManifest:
                 )
             seen: set[str] = set()
             for path in manifest.paths:
+                parts = PurePosixPath(path).parts
+                if not parts or path.startswith("/") or ".." in parts or "\0" in path:
+                    raise UserError(
+                        f"{path!r} in split {split!r} of {self.source_path} leads out of the image "
+                        "folder; list paths inside of it"
+                    )
                 if path in seen:
                     raise UserError(
                         f"{path!r} is listed twice in split {split!r} of {self.source_path}; "

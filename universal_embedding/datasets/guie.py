@@ -7,16 +7,15 @@ import csv
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+from etils import epath
 
 from universal_embedding.datasets.builder import ImageRetrievalBuilder
 from universal_embedding.datasets.domains import GUIE
 from universal_embedding.datasets.examples import DatasetManifest, Labels, SplitManifest
-from universal_embedding.datasets.image_folder import list_class_folders
+from universal_embedding.datasets.image_folder import list_class_folders, open_csv
 from universal_embedding.errors import UserError
 
 PathsByClass = dict[str, list[str]]
@@ -43,40 +42,41 @@ class GuieConfig:
 
 
 class Guie(ImageRetrievalBuilder):
-    """One config for each of the three sources. Importing this module registers it with TFDS.
+    """One of the three sources.
 
     Attributes:
         guie_config: Settings of the recipe.
         allow_partial: Accept fewer classes than published.
     """
 
-    BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=key, description=domain.source) for key, domain in GUIE.items()
-    ]
-
     def __init__(
-        self, *, guie_config: GuieConfig | None = None, allow_partial: bool = False, **kwargs: Any
+        self,
+        domain: str,
+        *,
+        guie_config: GuieConfig | None = None,
+        allow_partial: bool = False,
+        **kwargs: Any,
     ) -> None:
+        super().__init__("guie", domain, **kwargs)
         self.guie_config = guie_config or GuieConfig()
         self.allow_partial = allow_partial
-        super().__init__(**kwargs)
 
     @property
     def options(self) -> dict[str, Any]:
         """Settings of the recipe."""
-        return asdict(self.guie_config)
+        return {**super().options, **asdict(self.guie_config)}
 
     @property
-    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+    def instructions(self) -> str:
         """Instructions to get this source's images."""
-        return GUIE[self.builder_config.name].instructions
+        return GUIE[self.domain].instructions
 
-    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> DatasetManifest:
+    def list_examples(self, manual_dir: epath.Path) -> DatasetManifest:
         """Reads the raw layout and selects classes, images and splits."""
-        key, config = self.builder_config.name, self.guie_config
-        root = Path(dl_manager.manual_dir) / key
+        key, config = self.domain, self.guie_config
+        root = manual_dir / key
         if not root.is_dir():
-            raise UserError(f"{root} is not a directory. {GUIE[key].instructions}")
+            raise UserError(f"{root} is not a directory. {self.instructions}")
         classes = _READERS[key](root)
         expected = GUIE[key].num_classes["all"]
         if key == "landmarks2021":
@@ -100,55 +100,69 @@ class Guie(ImageRetrievalBuilder):
         class_names = {ids[name]: name for name in names}
         return DatasetManifest(root, _split(rows, config), class_names, str(root))
 
+    @property
     def metadata(self) -> dict[str, Any]:
         """Citation and license."""
-        domain = GUIE[self.builder_config.name]
+        entry = GUIE[self.domain]
         return {
-            "description": domain.source,
-            "citation": domain.citation,
-            "homepage": domain.homepage,
-            "license": domain.license,
+            "description": entry.source,
+            "citation": entry.citation,
+            "homepage": entry.homepage,
+            "license": entry.license,
         }
 
 
-def _read_products10k(root: Path) -> PathsByClass:
+def _read_products10k(root: epath.Path) -> PathsByClass:
     classes: PathsByClass = {}
     for row in _read_table(root / "train.csv", ("name", "class", "group")):
         classes.setdefault(row["class"], []).append(f"train/{row['name']}")
     return classes
 
 
-def _read_landmarks2021(root: Path) -> PathsByClass:
+def _read_landmarks2021(root: epath.Path) -> PathsByClass:
     classes: PathsByClass = {}
     for row in _read_table(root / "train.csv", ("id", "landmark_id")):
         name = row["id"]
+        if len(name) < 3 or not _is_integer(row["landmark_id"]):
+            raise UserError(
+                f"{root / 'train.csv'} has the row {name!r}, {row['landmark_id']!r}; expected the "
+                "id of an image and a number; download it again"
+            )
         path = f"train/{name[0]}/{name[1]}/{name[2]}/{name}.jpg"
         classes.setdefault(row["landmark_id"], []).append(path)
     return classes
 
 
-_READERS: Mapping[str, Callable[[Path], PathsByClass]] = {
+_READERS: Mapping[str, Callable[[epath.Path], PathsByClass]] = {
     "imagenet": list_class_folders,
     "products10k": _read_products10k,
     "landmarks2021": _read_landmarks2021,
 }
 
 
-def _read_table(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def _read_table(file: epath.Path, columns: Sequence[str]) -> list[dict[str, str]]:
     if not file.is_file():
         raise UserError(f"{file} is missing; it is part of the dataset's download")
-    with file.open(newline="", encoding="utf-8") as lines:
+    with open_csv(file) as lines:
         reader = csv.DictReader(lines)
         if not set(columns) <= set(reader.fieldnames or ()):
             raise UserError(
                 f"{file} has the columns {reader.fieldnames}, expected {columns}; download it again"
             )
-        return list(reader)
+        rows = list(reader)
+    for line, row in enumerate(rows, 2):
+        if not all(row[column] for column in columns):
+            raise UserError(f"row {line} of {file} is incomplete; download it again")
+    return rows
+
+
+def _is_integer(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 19
 
 
 def _sort_names(names: Iterable[str]) -> list[str]:
     names = list(names)
-    if all(name.isdigit() for name in names):
+    if all(map(_is_integer, names)):
         return sorted(names, key=int)
     return sorted(names)
 

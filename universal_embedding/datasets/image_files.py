@@ -20,17 +20,25 @@ import io
 import os
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps
 
+from universal_embedding.datasets.image_limits import (
+    MAX_PIXELS,
+    CorruptImageError,
+    check_limits,
+    check_size,
+    read_file,
+)
+from universal_embedding.datasets.image_listing import name_problem
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path
 
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # as Pillow names them
 PASSTHROUGH_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG")  # MPO: a camera's JPEG with a preview
-MAX_PIXELS = 50_000_000  # limit for images of unknown origin, such as uploads
+
+_BAND_PIXELS = 1 << 20
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom) in 0..1 of the width and height."""
@@ -42,14 +50,10 @@ _PNG_EXIF_MARKERS = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
-class CorruptImageError(UserError):
-    """An image is missing, damaged or too large; callers add the file's name to the message."""
-
-
 def read_image(
     source: str | os.PathLike | bytes | Image.Image | np.ndarray,
     crop: Box | None = None,
-    max_pixels: int | None = None,
+    max_pixels: int | None = MAX_PIXELS,
 ) -> np.ndarray:
     """Decodes an image by the rules of this module.
 
@@ -58,8 +62,8 @@ def read_image(
             `[H, W, 4]`. A Pillow image that was opened but not decoded yet is read from its file;
             else its pixels are taken as they are.
         crop: The part to return; None for all of it.
-        max_pixels: Width x height above which an image is refused. Files are checked by their
-            header, before anything is decoded.
+        max_pixels: Width x height above which an image is refused; None: no limit. Files are
+            checked by their header, before anything is decoded; see `image_limits`.
 
     Returns:
         `[H, W, 3]` uint8, RGB.
@@ -73,32 +77,65 @@ def read_image(
     elif isinstance(source, Image.Image):
         pixels = _read_pillow_image(source, max_pixels)
     else:
-        data = source if isinstance(source, bytes) else _read_file(Path(source))
+        data = source if isinstance(source, bytes) else read_file(as_path(source))
         pixels, _ = _decode_file(data, max_pixels)
-    return pixels if crop is None else _crop(pixels, crop)
+    return crop_pixels(pixels, crop)
 
 
-def read_image_bytes(root: Path, name: str) -> bytes:
+def read_image_size(data: bytes, max_pixels: int | None = MAX_PIXELS) -> tuple[int, int]:
+    """Reads `(height, width)` from the header of an image file, before its orientation is applied.
+
+    Raises:
+        CorruptImageError: It has no such header, or exceeds the limits of `image_limits`.
+    """
+    with _reporting_corruption(), Image.open(io.BytesIO(data), "r", IMAGE_FORMATS) as image:
+        check_limits(image, data, max_pixels)
+        return image.height, image.width
+
+
+def read_image_bytes(root: str | os.PathLike, name: str) -> bytes:
     """Reads `root/name` as bytes that TensorFlow decodes to `read_image` of that file.
 
     Raises:
         CorruptImageError: The file is missing or damaged.
     """
-    path = root / name
-    if not name.isascii() and not path.exists():
-        path = root / unescape_path(name)
-    return to_tf_decodable(_read_file(path))
+    return to_tf_decodable(read_image_file(root, name))
 
 
-def to_tf_decodable(data: bytes) -> bytes:
+def read_image_file(root: str | os.PathLike, name: str) -> bytes:
+    """Reads `root/name`, on any file system, whatever some unpackers made of the name.
+
+    Raises:
+        CorruptImageError: The file is missing or cannot be read.
+    """
+    problem = name_problem(name)
+    if problem:
+        raise CorruptImageError(problem)
+    path = os.path.join(root, name)  # a tenth of the time of a path object
+    if not name.isascii() and not as_path(path).exists():
+        path = os.path.join(root, unescape_path(name))
+    return read_file(path)
+
+
+def to_tf_decodable(data: bytes, max_side: int | None = None) -> bytes:
     """Returns bytes that `tf.io.decode_image(..., channels=3)` decodes to `read_image(data)`.
 
     These are `data` itself wherever possible.
+
+    Args:
+        data: An image file.
+        max_side: An image with a longer side is resized to it, with antialiasing, and encoded as
+            JPEG of quality 95; None: no image is.
 
     Raises:
         CorruptImageError: Neither TensorFlow nor Pillow can decode `data`.
     """
     pixels, encoded = _decode_file(data)
+    height, width, _ = pixels.shape
+    if max_side is not None and max(height, width) > max_side:
+        scale = max_side / max(height, width)
+        size = max(1, round(scale * width)), max(1, round(scale * height))
+        return _encode_jpeg(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
     if encoded is None:
         out = io.BytesIO()
         Image.fromarray(pixels).save(out, "PNG")
@@ -111,46 +148,14 @@ def unescape_path(name: str) -> str:
     return "".join(c if c.isascii() else f"#U{ord(c):04x}" for c in name)
 
 
-def list_image_files(folder: Path) -> tuple[list[str], int]:
-    """Lists the images under `folder` by suffix, and counts the other files.
-
-    Returns:
-        Sorted names relative to `folder`, separated by `/`, and the number of files passed over:
-        other suffixes, hidden files, and links that lead out of the folder.
-
-    Raises:
-        UserError: `folder` is not a directory.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a directory; name the directory of the images")
-    root, names, num_other_files = folder.resolve(), [], 0
-    for directory, _, files in os.walk(root):
-        for file in files:
-            path = Path(directory, file)
-            is_image = path.suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
-            if is_image and path.resolve().is_relative_to(root):
-                names.append(path.relative_to(root).as_posix())
-            else:
-                num_other_files += 1
-    return sorted(names), num_other_files
-
-
-def _read_file(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise CorruptImageError("the file is missing") from None
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise CorruptImageError(f"cannot read the file: {reason}") from None
-
-
-def _decode_file(data: bytes, max_pixels: int | None = None) -> tuple[np.ndarray, bytes | None]:
+def _decode_file(
+    data: bytes, max_pixels: int | None = MAX_PIXELS
+) -> tuple[np.ndarray, bytes | None]:
     """Pixels of a file, and bytes that TensorFlow decodes to them; None if a PNG is to be made."""
     if not data:
         raise CorruptImageError("the file is empty")
     with _reporting_corruption(), Image.open(io.BytesIO(data), "r", IMAGE_FORMATS) as image:
-        _check_size(image.size, max_pixels)
+        check_limits(image, data, max_pixels)
         pixels = _decode_unchanged(image, data)
         if pixels is not None:
             return pixels, data
@@ -159,11 +164,16 @@ def _decode_file(data: bytes, max_pixels: int | None = None) -> tuple[np.ndarray
         rgb = _to_rgb(ImageOps.exif_transpose(image))
         if image.has_transparency_data or not _is_lossy(image, data):
             return np.asarray(rgb), None
-        out = io.BytesIO()
-        rgb.save(out, "JPEG", quality=95, subsampling=0)
-        pixels = _tf_decode(out.getvalue())
+        encoded = _encode_jpeg(rgb)
+        pixels = _tf_decode(encoded)
         assert pixels is not None  # TensorFlow decodes every JPEG that Pillow writes
-        return pixels, out.getvalue()
+        return pixels, encoded
+
+
+def _encode_jpeg(rgb: Image.Image) -> bytes:
+    out = io.BytesIO()
+    rgb.save(out, "JPEG", quality=95, subsampling=0)
+    return out.getvalue()
 
 
 def _decode_unchanged(image: Image.Image, data: bytes) -> np.ndarray | None:
@@ -172,7 +182,7 @@ def _decode_unchanged(image: Image.Image, data: bytes) -> np.ndarray | None:
         return None
     if image.format in ("JPEG", "MPO"):
         return _tf_decode(data) if image.mode in ("RGB", "L") else None
-    if getattr(image, "n_frames", 1) != 1:
+    if getattr(image, "is_animated", False):  # `n_frames` would read all frames of a GIF
         return None
     if image.format == "PNG":
         if data[24] == 16:  # bit depth in the header
@@ -202,7 +212,7 @@ def _tf_decode(data: bytes, channels: int = 3) -> np.ndarray | None:
 
     try:
         return tf.io.decode_image(data, channels=channels, expand_animations=False).numpy()
-    except tf.errors.InvalidArgumentError:
+    except tf.errors.OpError:
         return None
 
 
@@ -211,7 +221,7 @@ def _read_pillow_image(image: Image.Image, max_pixels: int | None) -> np.ndarray
     if data is not None:
         return _decode_file(data, max_pixels)[0]
     with _reporting_corruption():
-        _check_size(image.size, max_pixels)
+        check_size(image.size, max_pixels)
         return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
 
 
@@ -237,33 +247,51 @@ def _read_array(array: np.ndarray, max_pixels: int | None) -> np.ndarray:
             f"the image is an array of shape {array.shape} and dtype {array.dtype}; expected uint8 "
             "[H, W], [H, W, 3] or [H, W, 4]"
         )
-    _check_size((array.shape[1], array.shape[0]), max_pixels)
+    check_size((array.shape[1], array.shape[0]), max_pixels)
     return array if array.shape[2:] == (3,) else np.asarray(_to_rgb(Image.fromarray(array)))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts in bands of rows: whole copies in RGBA or float would take four times the memory."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    bands = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
+    maximum = 0.0
+    if image.mode == "F":
+        maximum = max(float(_floats(image.crop(band)).max()) for band in bands)
+    rgb = Image.new("RGB", image.size)
+    for band in bands:
+        rgb.paste(_band_to_rgb(image.crop(band), maximum), band)
+    return rgb
+
+
+def _band_to_rgb(image: Image.Image, maximum: float) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits: Pillow would clip, not scale
         values = np.clip(np.asarray(image), 0, 65535).astype(np.uint16)
         image = Image.fromarray((values >> 8).astype(np.uint8))
     elif image.mode == "F":
-        floats = np.nan_to_num(np.asarray(image, np.float64))
-        scale = 255 / max(floats.max(), 1e-12)
-        image = Image.fromarray(np.clip(floats * scale, 0, 255).astype(np.uint8))
+        scaled = _floats(image) * (255 / max(maximum, 1e-12))
+        image = Image.fromarray(np.clip(scaled, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
-def _check_size(size: tuple[int, int], max_pixels: int | None) -> None:
-    width, height = size
-    if max_pixels is not None and width * height > max_pixels:
-        raise CorruptImageError(
-            f"the image has {width} x {height} pixels, more than {max_pixels:,}; use a smaller one"
-        )
+def _floats(image: Image.Image) -> np.ndarray:
+    return np.nan_to_num(np.asarray(image, np.float64))
 
 
-def _crop(pixels: np.ndarray, crop: Box) -> np.ndarray:
+def crop_pixels(pixels: np.ndarray, crop: Box | None) -> np.ndarray:
+    """A part of `[H, W, 3]`, at least one pixel; all of it for None.
+
+    Raises:
+        UserError: The crop is not a part of an image.
+    """
+    if crop is None:
+        return pixels
     left, top, right, bottom = crop
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise UserError(
@@ -280,8 +308,10 @@ def _reporting_corruption() -> Iterator[None]:
     """Raises `CorruptImageError` for whatever a decoder raises."""
     try:
         yield
-    except (UserError, MemoryError):
+    except UserError:
         raise
+    except MemoryError:
+        raise CorruptImageError("the image needs more memory than there is") from None
     except Image.DecompressionBombError:  # twice Pillow's MAX_IMAGE_PIXELS
         raise CorruptImageError("the image has more pixels than Pillow decodes") from None
     except Image.UnidentifiedImageError:

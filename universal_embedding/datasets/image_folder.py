@@ -1,18 +1,22 @@
 """Any folder `root/<class>/<image>`, or a CSV of path,label[,split], as a dataset."""
 
+import contextlib
 import csv
+import hashlib
+import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+from etils import epath
 
 from universal_embedding.datasets.builder import ImageRetrievalBuilder
 from universal_embedding.datasets.examples import SPLITS, DatasetManifest, Labels, SplitManifest
+from universal_embedding.datasets.image_listing import is_hidden, local_size, walk_files
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, is_remote, list_directory
 
 Rows = list[tuple[str, str]]  # path and class name of each image
 
@@ -37,33 +41,51 @@ class ImageFolderConfig:
     seed: int = 0
 
 
-class ImageFolderBuilder(ImageRetrievalBuilder, skip_registration=True):
-    """The manual folder itself as one domain.
+class ImageFolderBuilder(ImageRetrievalBuilder):
+    """The manual folder itself as one domain: `folder/<domain>`.
 
     Attributes:
         folder_config: Settings of the split.
     """
 
-    def __init__(self, *, folder_config: ImageFolderConfig | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, domain: str, *, folder_config: ImageFolderConfig | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__("folder", domain, **kwargs)
         self.folder_config = folder_config or ImageFolderConfig()
-        super().__init__(**kwargs)
+        self._source = ""
 
     @property
     def options(self) -> dict[str, Any]:
-        """Settings of the split."""
-        return asdict(self.folder_config)
+        """Settings of the split, and once the images are listed, a fingerprint of the list."""
+        source = {"source": self._source} if self._source else {}
+        return {**super().options, **asdict(self.folder_config), **source}
+
+    def check_source(self, manual_dir: epath.Path, stored: Mapping[str, Any]) -> None:
+        """Compares the images with those that were prepared, by name, label and size.
+
+        Raises:
+            UserError: Other images are there now.
+        """
+        if manual_dir.is_dir() and list_directory(manual_dir):  # not removed since
+            self.list_examples(manual_dir)
+            if stored.get("source") != self._source:
+                raise UserError(
+                    f"{self.folder} was prepared from other images than those of {manual_dir}; "
+                    "delete it to prepare them, or use another --data_dir"
+                )
 
     @property
-    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+    def instructions(self) -> str:
         """Instructions to arrange the images."""
         return "Put the images of each class into a folder <class>/ of the manual folder."
 
-    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> DatasetManifest:
+    def list_examples(self, manual_dir: epath.Path) -> DatasetManifest:
         """Reads the folder or the CSV, and splits it by class unless the CSV has splits."""
-        root, config = Path(dl_manager.manual_dir), self.folder_config
+        root, config = manual_dir, self.folder_config
         rows: Mapping[str, Rows]
         if config.csv:
-            rows = _read_csv(Path(config.csv))
+            rows = _read_csv(as_path(config.csv))
         else:
             classes = list_class_folders(root)
             rows = {"": [(path, name) for name, paths in classes.items() for path in paths]}
@@ -76,54 +98,61 @@ class ImageFolderBuilder(ImageRetrievalBuilder, skip_registration=True):
             )
             for split, pairs in rows.items()
         }
-        return DatasetManifest(root, splits, names, config.csv or str(root))
+        manifest = DatasetManifest(root, splits, names, config.csv or str(root))
+        self._source = _fingerprint(manifest)
+        return manifest
 
 
-def make_image_folder_builder(domain: str, **kwargs: Any) -> ImageFolderBuilder:
-    """Makes the builder of `folder/<domain>`."""
+def _fingerprint(manifest: DatasetManifest) -> str:
+    """sha256 of the images' names, labels and, on a local disk, sizes; not of where they are."""
+    digest = hashlib.sha256()
+    for split, images in manifest.splits.items():
+        for path, label in zip(images.paths, images.labels.values.tolist(), strict=True):
+            size = None if is_remote(manifest.root) else local_size(manifest.root / path)
+            digest.update(ascii((split, path, label, size)).encode())
+    return digest.hexdigest()
 
-    class Folder(ImageFolderBuilder, skip_registration=True):
-        BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=domain, description=domain)]
 
-    return Folder(config=domain, **kwargs)
+def list_class_folders(root: epath.Path) -> dict[str, list[str]]:
+    """Lists the files below each class folder; names that start with a dot are left out.
 
-
-def list_class_folders(root: Path) -> dict[str, list[str]]:
-    """Lists the images below each class folder; names that start with a dot are left out.
+    Links without a target and folders that cannot be listed are among them: reading these fails,
+    so that they are named and counted with the corrupt images.
 
     Returns:
         Paths relative to `root`, by class name, both sorted.
 
     Raises:
-        UserError: A file lies beside the class folders, or there are no images.
+        UserError: A file lies beside the class folders, there are no images, or `root` cannot be
+            listed.
     """
-    entries = sorted(path for path in root.iterdir() if not path.name.startswith("."))
+    entries = [path for path in list_directory(root) if not path.name.startswith(".")]
     files = [path for path in entries if not path.is_dir()]
     if files:
         raise UserError(f"{files[0]} is a file beside the class folders of {root}; move it away")
     if not entries:
         raise UserError(f"{root} is empty; expected {root}/<class>/<image>")
-    classes = {folder.name: _list_files(folder, root) for folder in entries}
+    classes = {}
+    for folder in entries:
+        try:
+            names = [name for name, _ in walk_files(folder) if not is_hidden(name)]
+        except UserError:  # the class folder itself cannot be listed
+            names = [""]
+        classes[folder.name] = sorted(f"{folder.name}/{name}" for name in names)
     for name, paths in classes.items():
         if not paths:
             raise UserError(f"{root / name} has no images; every class folder needs one")
     return classes
 
 
-def _list_files(folder: Path, root: Path) -> list[str]:
-    paths = sorted(folder.rglob("*"))
-    files = [path.relative_to(root) for path in paths if path.is_file()]
-    return [str(path) for path in files if not any(part.startswith(".") for part in path.parts)]
-
-
-def _read_csv(file: Path) -> dict[str, Rows]:
+def _read_csv(file: epath.Path) -> dict[str, Rows]:
     """Rows by split; all under "" if there is no such column."""
     if not file.is_file():
         raise UserError(
             f"--csv={file} is not a file; expected lines of path,label or path,label,split"
         )
     rows: dict[str, Rows] = {}
-    with file.open(newline="", encoding="utf-8-sig") as lines:
+    with open_csv(file) as lines:
         reader = csv.DictReader(lines)
         columns = list(reader.fieldnames or [])
         if columns not in (["path", "label"], ["path", "label", "split"]):
@@ -146,10 +175,26 @@ def _read_csv(file: Path) -> dict[str, Rows]:
 
 def _number_classes(classes: set[str]) -> tuple[dict[int, str], dict[str, int]]:
     """Names by id, ids by name: integers keep their value, names are numbered in sorted order."""
-    if all(re.fullmatch(r"-?\d{1,18}", name) for name in classes):
+    # Not `01` or other digits: two names would become one class.
+    if all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", name) for name in classes):
         return {}, {name: int(name) for name in classes}
     ids = {name: class_id for class_id, name in enumerate(sorted(classes))}
     return {class_id: name for name, class_id in ids.items()}, ids
+
+
+@contextlib.contextmanager
+def open_csv(file: epath.Path) -> Iterator[io.StringIO]:
+    """Opens a CSV file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        UserError: The file cannot be read, or is not such a file.
+    """
+    try:
+        yield io.StringIO(file.read_bytes().decode("utf-8-sig"), newline="")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from None
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+        raise UserError(f"{file} is not a CSV file in UTF-8 ({error}); save it as one") from None
 
 
 def split_classes(rows: Rows, config: ImageFolderConfig) -> dict[str, Rows]:

@@ -1,24 +1,26 @@
 """Prepares the domains of a dataset one after the other, and verifies and summarizes them."""
 
-import json
+import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
+from etils import epath
 from tqdm import tqdm
 
-from universal_embedding.datasets import records, uned, writer
-from universal_embedding.datasets.builder import OPTIONS_FILE, ImageRetrievalBuilder
+from universal_embedding.datasets import records, uned
+from universal_embedding.datasets.beam import parse_beam_options
+from universal_embedding.datasets.builder import ImageRetrievalBuilder
 from universal_embedding.datasets.domains import GUIE, UNED, sort_domains
 from universal_embedding.datasets.guie import Guie, GuieConfig
-from universal_embedding.datasets.image_folder import ImageFolderConfig, make_image_folder_builder
+from universal_embedding.datasets.image_folder import ImageFolderBuilder, ImageFolderConfig
 from universal_embedding.datasets.records import Records
+from universal_embedding.datasets.tfrecord import decode_example
+from universal_embedding.datasets.writer import WriteResult, read_skipped_images
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, list_directory, reporting_storage_errors
 
 BUILDER_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "uned": ("allow_partial",),
@@ -40,7 +42,7 @@ class SplitSummary:
     num_skipped: int
 
 
-def list_domains(dataset: str, manual_dir: Path, selected: Sequence[str] = ()) -> list[str]:
+def list_domains(dataset: str, manual_dir: epath.Path, selected: Sequence[str] = ()) -> list[str]:
     """The domains to prepare: the selected ones, or all that the dataset has.
 
     Raises:
@@ -89,55 +91,68 @@ def make_builder(
                 "rename the folder, or set --dataset"
             )
     if dataset == "uned":
-        return uned.Uned(config=domain, **options, **kwargs)
+        return uned.Uned(domain, **options, **kwargs)
     if dataset == "guie":
         allow_partial = options.pop("allow_partial", False)
         config = GuieConfig(**options)
-        return Guie(config=domain, guie_config=config, allow_partial=allow_partial, **kwargs)
+        return Guie(domain, guie_config=config, allow_partial=allow_partial, **kwargs)
     if dataset == "folder":
-        return make_image_folder_builder(
-            domain, folder_config=ImageFolderConfig(**options), **kwargs
-        )
-    return uned.make_uned_layout_builder(dataset, domain, **kwargs)
+        return ImageFolderBuilder(domain, folder_config=ImageFolderConfig(**options), **kwargs)
+    return uned.UnedLayoutBuilder(dataset, domain, **kwargs)
 
 
 def prepare(
     builder: ImageRetrievalBuilder,
-    manual_dir: Path,
+    manual_dir: str | os.PathLike,
     beam_pipeline_options: str | None = None,
-) -> bool:
+) -> str:
     """Prepares one domain, unless it is prepared already.
 
     Args:
         builder: The domain's builder.
-        manual_dir: Folder of the images.
+        manual_dir: Folder of the images, on any file system.
         beam_pipeline_options: Beam's options, comma-separated; None: one process, no Beam.
 
     Returns:
-        False if it was prepared before.
+        A summary of what was done; empty if it was prepared before.
 
     Raises:
-        UserError: An image is corrupt, or the domain was prepared with other options.
+        UserError: An image is corrupt, the domain was prepared with other options, or another run
+            is preparing it.
     """
-    folder = Path(builder.data_dir)
-    if folder.is_dir():
-        _check_same_options(folder, builder.options)
-        return False
-    if not any(manual_dir.iterdir()):
-        raise UserError(f"{manual_dir} is empty. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-    options = None
-    if beam_pipeline_options is not None:
-        options = writer.parse_beam_options(beam_pipeline_options)
-    for unfinished in folder.parent.glob(f"incomplete.*{folder.name}"):  # of a killed process
-        shutil.rmtree(unfinished)
-    builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir, beam_options=options)
+    with reporting_storage_errors(builder.folder):
+        options = records.read_options(builder.folder)
+        if options is not None:
+            _check_same_options(builder.folder, options, builder.options)
+            builder.check_source(as_path(manual_dir), options)
+            builder.remove_work_dir()  # of a run that was killed at its very end
+            return ""
+        manual_dir = as_path(manual_dir)
+        if not list_directory(manual_dir):
+            raise UserError(f"{manual_dir} is empty. {builder.instructions}")
+        beam_options = None
+        if beam_pipeline_options is not None:
+            beam_options = parse_beam_options(beam_pipeline_options)
+        written = builder.prepare(manual_dir, beam_options)
+    return "" if written is None else _describe(builder, written.values())
+
+
+def _describe(builder: ImageRetrievalBuilder, written: Iterable[WriteResult]) -> str:
+    """`prepared`, and by how much a maximum side made the images smaller."""
+    if builder.max_side is None:
+        return "prepared"
+    source, image = (
+        sum(getattr(result, name) for result in written) for name in ("source_bytes", "image_bytes")
     )
-    return True
+    return (
+        f"prepared; --max_side={builder.max_side} made {source / 1e6:,.1f} MB of images "
+        f"{image / 1e6:,.1f} MB ({1 - image / max(source, 1):.0%} smaller)"
+    )
 
 
-def _check_same_options(folder: Path, options: Mapping[str, Any]) -> None:
-    stored = json.loads((folder / OPTIONS_FILE).read_text("utf-8"))
+def _check_same_options(
+    folder: epath.Path, stored: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
     for name, value in options.items():
         if stored.get(name) != value:
             raise UserError(
@@ -146,12 +161,12 @@ def _check_same_options(folder: Path, options: Mapping[str, Any]) -> None:
             )
 
 
-def summarize(data_dir: Path, dataset: str, keys: Iterable[str]) -> list[SplitSummary]:
+def summarize(data_dir: str | os.PathLike, dataset: str, keys: Iterable[str]) -> list[SplitSummary]:
     """Counts images, classes, bytes and skipped images of each prepared split."""
     rows = []
     for domain in keys:
         folder = records.dataset_dir(data_dir, dataset, domain)
-        skipped = writer.read_skipped_images(folder)
+        skipped = read_skipped_images(folder)
         for split, info in records.open_builder(folder).info.splits.items():
             labels = Records(folder, domain, split).labels
             rows.append(
@@ -178,7 +193,7 @@ def format_table(rows: Iterable[SplitSummary]) -> str:
     return "\n".join(lines)
 
 
-def verify_records(folder: Path, domain: str, show_progress: bool = False) -> int:
+def verify_records(folder: epath.Path, domain: str, show_progress: bool = False) -> int:
     """Reads every record of a prepared folder and checks its labels, its id, and that it decodes.
 
     Returns:
@@ -187,6 +202,8 @@ def verify_records(folder: Path, domain: str, show_progress: bool = False) -> in
     Raises:
         UserError: A record is wrong; the message names the first one.
     """
+    import tensorflow as tf
+
     remedy = f"delete {folder} and prepare it again"
     try:
         splits = records.open_builder(folder).info.splits
@@ -198,18 +215,26 @@ def verify_records(folder: Path, domain: str, show_progress: bool = False) -> in
                     bar.update()
                     if problem:
                         raise UserError(f"{folder}, split {split!r}, {problem}; {remedy}")
-    except (OSError, ValueError, IndexError, RuntimeError) as error:  # of a damaged file
-        raise UserError(f"cannot read {folder} ({error}); {remedy}") from None
+    except (OSError, ValueError, IndexError, tf.errors.OpError) as error:  # of a damaged file
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read {folder} ({reason}); {remedy}") from None
     return total
 
 
 def _find_problems(split_records: Records) -> Iterator[str]:
     """The problem of each record, or the empty string."""
+    import tensorflow as tf
+
+    # In file order, by the reader that looks at the checksums.
+    stored = tf.data.TFRecordDataset(split_records.shard_paths).as_numpy_iterator()
     for start in range(0, len(split_records), VERIFY_BATCH_SIZE):
         indices = range(start, min(start + VERIFY_BATCH_SIZE, len(split_records)))
         examples = split_records.read_examples(indices)
         for index, example in zip(indices, examples, strict=True):
-            yield _find_problem(split_records, index, example)
+            if decode_example(next(stored)) != example:
+                yield f"record {index} is not where its place says"
+            else:
+                yield _find_problem(split_records, index, example)
 
 
 def _find_problem(split_records: Records, index: int, example: Mapping[str, Any]) -> str:

@@ -1,29 +1,41 @@
 """Prepared images, read by index: `<data_dir>/<dataset>/<domain>/<version>`.
 
-Beside the records of a split, its labels and ids are kept, so that these need no image to be read.
+Beside the TFRecord files of a split, `records-<split>.npz` has the labels, the id and the place of
+each record, so that these need no image to be read, and any record is read by its index.
 """
 
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from etils import epath
 
 from universal_embedding.datasets.domains import sort_domains
 from universal_embedding.datasets.examples import Labels
+from universal_embedding.datasets.tfrecord import decode_example, read_records
 from universal_embedding.errors import UserError
-from universal_embedding.files import atomic_write
+from universal_embedding.files import (
+    as_path,
+    atomic_write,
+    file_size,
+    is_remote,
+    list_directory,
+)
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-VERSION = "2.0.0"
+VERSION = "3.0.0"
 CLASS_NAMES_FILE = "class_names.json"
+OPTIONS_FILE = "options.json"  # its presence makes a folder a prepared one
 
 
 class Records:
@@ -35,26 +47,33 @@ class Records:
         split: `train`, `val`, `test`, `index` or `small_index`.
         labels: The class ids of each image, as published.
         class_names: Names by class id, empty where none are known.
+        shard_paths: The TFRecord files of `tf.train.Example`; see `tfrecord.encode_example`.
+        shards: `[N]` int32, each record's file in `shard_paths`.
+        offsets: `[N]` int64, the byte where each record's header starts.
+        lengths: `[N]` int64, bytes of each record, header and footer included.
     """
 
     def __init__(self, folder: str | os.PathLike, domain: str, split: str) -> None:
-        """Opens `split` of the prepared folder `<data_dir>/<dataset>/<domain>/<version>`."""
-        self.folder = Path(folder)
+        """Opens `split` of the prepared folder `<data_dir>/<dataset>/<domain>/<version>`.
+
+        Raises:
+            UserError: A file of the split is missing, truncated, or does not fit the others.
+        """
+        self.folder = as_path(folder)
         self.domain = domain
         self.split = split
-        self._source = _open_source(self.folder, split)
-        if not _labels_file(self.folder, split).is_file():
-            _rebuild_labels(self.folder, split)
-        self.labels: Labels = read_labels(self.folder, split)
+        info = open_builder(self.folder).info.splits[split]
+        self.shard_paths = [os.fspath(path) for path in info.filepaths]
+        table = _read_record_table(self.folder, split)
+        self.labels = Labels(table["values"], table["splits"])
+        self.shards, self.offsets, self.lengths = (
+            table[name] for name in ("shards", "offsets", "lengths")
+        )
         self.class_names = read_class_names(self.folder)
-        if len(self.labels) != len(self._source):
-            raise UserError(
-                f"{self.folder} has {len(self._source)} records but {len(self.labels)} labels in "
-                f"split {split!r}; delete the folder and prepare it again"
-            )
+        self._check_files(info.shard_lengths)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self.lengths)
 
     @cached_property
     def image_ids(self) -> np.ndarray:
@@ -67,10 +86,30 @@ class Records:
 
     def read_examples(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
         """The records themselves: `image` bytes, `label` n integers, `image_id` bytes."""
-        return self._source.__getitems__([int(index) for index in indices])
+        rows = np.asarray(indices, np.int64)
+        places = self.shards[rows], self.offsets[rows], self.lengths[rows]
+        return [decode_example(data) for data in read_records(self.shard_paths, *places)]
 
     def __reduce__(self) -> tuple:
         return Records, (self.folder, self.domain, self.split)
+
+    def _check_files(self, shard_lengths: Sequence[int]) -> None:
+        """Compares the table of the records with the shards and with TFDS's description."""
+        counts = np.bincount(self.shards, minlength=len(self.shard_paths)).tolist()
+        ends = np.zeros(len(counts), np.int64)
+        np.maximum.at(ends, self.shards, self.offsets + self.lengths)
+        if counts != list(shard_lengths) or len(self.labels) != len(self):
+            raise UserError(
+                f"{_table_file(self.folder, self.split)} has places of {len(self)} records and "
+                f"labels of {len(self.labels)}, but there are {sum(shard_lengths)}; "
+                f"delete {self.folder} and prepare it again"
+            )
+        with ThreadPoolExecutor(32 if is_remote(self.folder) else 1) as pool:
+            sizes = list(pool.map(file_size, self.shard_paths))
+        for path, size, end in zip(self.shard_paths, sizes, ends.tolist(), strict=True):
+            if size != end:
+                state = "is missing" if size is None else f"has {size:,} bytes, not {end:,}"
+                raise UserError(f"{path} {state}; delete {self.folder} and prepare it again")
 
 
 def default_data_dir() -> str:
@@ -78,17 +117,18 @@ def default_data_dir() -> str:
     return os.environ.get("TFDS_DATA_DIR") or str(Path.home() / "tensorflow_datasets")
 
 
-def dataset_dir(data_dir: str | os.PathLike, dataset: str, domain: str) -> Path:
+def dataset_dir(data_dir: str | os.PathLike, dataset: str, domain: str) -> epath.Path:
     """The folder of the newest prepared version: `<data_dir>/<dataset>/<domain>/<version>`.
 
     Raises:
         UserError: The domain is not prepared, or only by an earlier release of the package.
     """
-    versions = _list_versions(Path(data_dir) / dataset / domain)
+    parent = as_path(data_dir) / dataset
+    versions = _list_versions(parent / domain)
     if not versions:
         prepared = ", ".join(list_prepared_domains(data_dir, dataset))
         raise UserError(
-            f"domain {domain!r} is not prepared in {Path(data_dir) / dataset}, only {prepared}; "
+            f"domain {domain!r} is not prepared in {parent}, only {prepared}; "
             f"run universal-embedding prepare --dataset={dataset} --domains={domain} "
             f"--data_dir={data_dir} --manual_dir=<images>"
         )
@@ -108,8 +148,8 @@ def list_prepared_domains(data_dir: str | os.PathLike, dataset: str) -> list[str
     Raises:
         UserError: There are none, or one is prepared only by an earlier release of the package.
     """
-    folder = Path(data_dir) / dataset
-    keys = [path.name for path in folder.glob("*") if _list_versions(path)]
+    folder = as_path(data_dir) / dataset
+    keys = [path.name for path in list_directory(folder) if _list_versions(path)]
     if not keys:
         raise UserError(
             f"nothing is prepared in {folder}; run universal-embedding prepare "
@@ -161,7 +201,7 @@ def open_query_and_index(
     return queries, open_records(data_dir, dataset, domain, index)
 
 
-def open_builder(folder: Path) -> "tfds.core.DatasetBuilder":
+def open_builder(folder: epath.Path) -> "tfds.core.DatasetBuilder":
     """Opens the TFDS builder of a prepared folder.
 
     Raises:
@@ -182,68 +222,93 @@ def open_builder(folder: Path) -> "tfds.core.DatasetBuilder":
         logging.set_verbosity(level)
 
 
-def write_labels(folder: Path, split: str, labels: Labels, image_ids: Iterable[str]) -> None:
-    """Writes the labels and ids of a split's records, in the records' order."""
+def read_options(folder: epath.Path) -> dict[str, Any] | None:
+    """The options that a folder was prepared with; None if it is not prepared, or not whole."""
+    try:
+        return json.loads((folder / OPTIONS_FILE).read_text())
+    except FileNotFoundError:
+        return None
+
+
+def write_record_table(
+    folder: epath.Path,
+    split: str,
+    labels: Labels,
+    image_ids: Iterable[str],
+    lengths: Sequence[np.ndarray],
+) -> None:
+    """Writes labels, ids and places of a split's records.
+
+    Args:
+        folder: The prepared folder.
+        split: The split's name.
+        labels: Class ids of the N records, in their order.
+        image_ids: Their N ids.
+        lengths: For each shard, the bytes of its records, header and footer included.
+    """
     encoded = [image_id.encode("utf-8") for image_id in image_ids]
     ends = np.cumsum([0] + [len(name) for name in encoded], dtype=np.int64)
-    names = np.frombuffer(b"".join(encoded), np.uint8)
-    with atomic_write(_labels_file(folder, split), "wb") as file:
-        np.savez(file, values=labels.values, splits=labels.splits, names=names, ends=ends)
+    with atomic_write(_table_file(folder, split), "wb") as file:
+        np.savez(
+            file,
+            values=labels.values,
+            splits=labels.splits,
+            names=np.frombuffer(b"".join(encoded), np.uint8),
+            ends=ends,
+            shards=np.repeat(np.arange(len(lengths), dtype=np.int32), [len(n) for n in lengths]),
+            offsets=np.concatenate([np.cumsum(n) - n for n in lengths]),
+            lengths=np.concatenate(lengths),
+        )
 
 
-def read_labels(folder: Path, split: str) -> Labels:
-    """Reads the class ids of a split's records."""
-    with np.load(_labels_file(folder, split)) as arrays:
-        return Labels(arrays["values"], arrays["splits"])
-
-
-def read_image_ids(folder: Path, split: str) -> np.ndarray:
+def read_image_ids(folder: epath.Path, split: str) -> np.ndarray:
     """Reads the ids of a split's records: `[N]` object array of str."""
-    with np.load(_labels_file(folder, split)) as arrays:
-        names, ends = arrays["names"].tobytes(), arrays["ends"]
+    table = _read_record_table(folder, split, ("names", "ends"))
+    names, ends = table["names"].tobytes(), table["ends"]
     ids = np.empty(len(ends) - 1, object)
     ids[:] = [names[start:end].decode("utf-8") for start, end in pairwise(ends)]
     return ids
 
 
-def write_class_names(folder: Path, class_names: Mapping[int, str]) -> None:
+def write_class_names(folder: epath.Path, class_names: Mapping[int, str]) -> None:
     """Writes the names of classes by id."""
     names = {str(class_id): name for class_id, name in sorted(class_names.items())}
-    (folder / CLASS_NAMES_FILE).write_text(json.dumps(names, ensure_ascii=False), "utf-8")
+    (folder / CLASS_NAMES_FILE).write_text(json.dumps(names, ensure_ascii=False))
 
 
-def read_class_names(folder: Path) -> dict[int, str]:
+def read_class_names(folder: epath.Path) -> dict[int, str]:
     """Reads the names by class id, empty where none are known."""
-    file = folder / CLASS_NAMES_FILE
-    if not file.is_file():
+    try:
+        text = (folder / CLASS_NAMES_FILE).read_text()
+    except FileNotFoundError:
         return {}
-    return {int(class_id): name for class_id, name in json.loads(file.read_text("utf-8")).items()}
+    return {int(class_id): name for class_id, name in json.loads(text).items()}
 
 
-def _open_source(folder: Path, split: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    return open_builder(folder).as_data_source(split, decoders=decoders)
+def _table_file(folder: epath.Path, split: str) -> epath.Path:
+    return folder / f"records-{split}.npz"
 
 
-def _labels_file(folder: Path, split: str) -> Path:
-    return folder / f"labels-{split}.npz"
+def _read_record_table(
+    folder: epath.Path,
+    split: str,
+    names: Sequence[str] = ("values", "splits", "shards", "offsets", "lengths"),
+) -> dict[str, np.ndarray]:
+    path = _table_file(folder, split)
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return {name: arrays[name] for name in names}
+    except FileNotFoundError:
+        reason = "is missing"
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        reason = f"is damaged ({error})"
+    raise UserError(f"{path} {reason}; delete {folder} and prepare it again")
 
 
-def _rebuild_labels(folder: Path, split: str) -> None:
-    source = _open_source(folder, split)
-    rows = [source[i] for i in range(len(source))]
-    image_ids = [row["image_id"].decode("utf-8") for row in rows]
-    write_labels(folder, split, Labels.from_rows([row["label"] for row in rows]), image_ids)
-
-
-def _list_versions(folder: Path) -> list[Path]:
+def _list_versions(folder: epath.Path) -> list[epath.Path]:
     """The prepared versions of one domain, oldest first."""
-    if not folder.is_dir():
-        return []
-    versions = [path.parent for path in folder.glob("*/dataset_info.json")]
-    versions = [path for path in versions if re.fullmatch(r"\d+\.\d+\.\d+", path.name)]
+    versions = [p for p in list_directory(folder) if re.fullmatch(r"\d+\.\d+\.\d+", p.name)]
+    versions = [path for path in versions if (path / OPTIONS_FILE).exists()]
     return sorted(versions, key=lambda path: tuple(map(int, path.name.split("."))))
 
 

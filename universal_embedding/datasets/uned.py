@@ -5,44 +5,35 @@ other dataset in the same layout is prepared by `UnedLayoutBuilder`.
 """
 
 import json
+import re
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from etils import epath
 
 from universal_embedding.datasets import domains
 from universal_embedding.datasets.builder import ImageRetrievalBuilder
 from universal_embedding.datasets.examples import SPLITS, DatasetManifest, Labels, SplitManifest
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, list_directory
 
 INFO_DIR = "info_files"
 IMAGE_DIR = "images"
 CLASS_NAMES_FILE = "class_names.json"
 
 
-class UnedLayoutBuilder(ImageRetrievalBuilder, skip_registration=True):
-    """One config for each domain of the manual folder; there are no published counts."""
+class UnedLayoutBuilder(ImageRetrievalBuilder):
+    """One domain of a manual folder in UnED's layout; there are no published counts."""
 
-    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> DatasetManifest:
-        """Reads `info_files/<config>` of the manual folder."""
-        root = Path(dl_manager.manual_dir)
-        return read_info_domain(root / INFO_DIR, self.builder_config.name, root / IMAGE_DIR)
-
-
-def make_uned_layout_builder(dataset: str, domain: str, **kwargs: Any) -> UnedLayoutBuilder:
-    """Makes the builder of one domain of a dataset in UnED's layout."""
-
-    class Builder(UnedLayoutBuilder, skip_registration=True):
-        name = dataset
-        BUILDER_CONFIGS: ClassVar = [tfds.core.BuilderConfig(name=domain, description=domain)]
-
-    return Builder(config=domain, **kwargs)
+    def list_examples(self, manual_dir: epath.Path) -> DatasetManifest:
+        """Reads `info_files/<domain>` of the manual folder."""
+        return read_info_domain(manual_dir / INFO_DIR, self.domain, manual_dir / IMAGE_DIR)
 
 
 class Uned(ImageRetrievalBuilder):
-    """One config for each domain. Importing this module lets `tfds.load("uned/cars")` find it.
+    """One of the eight domains.
 
     `info_files/` of the manual folder is used or, if it is not there, downloaded and checked;
     `images/` must be in the manual folder.
@@ -51,58 +42,46 @@ class Uned(ImageRetrievalBuilder):
         allow_partial: Accept other numbers of images and classes than the published ones.
     """
 
-    BUILDER_CONFIGS: ClassVar = [
-        tfds.core.BuilderConfig(name=key, description=domain.source)
-        for key, domain in domains.UNED.items()
-    ]
-    url_infos: ClassVar[Mapping[str, tfds.download.checksums.UrlInfo]] = {
-        domains.INFO_FILES.url: tfds.download.checksums.UrlInfo(
-            size=domains.INFO_FILES.size,
-            checksum=domains.INFO_FILES.sha256,
-            filename=domains.INFO_FILES.url.split("/")[-1],
-        )
-    }
-
-    def __init__(self, *, allow_partial: bool = False, **kwargs: Any) -> None:
+    def __init__(self, domain: str, *, allow_partial: bool = False, **kwargs: Any) -> None:
+        super().__init__("uned", domain, **kwargs)
         self.allow_partial = allow_partial
-        super().__init__(**kwargs)
 
     @property
-    def domain(self) -> domains.Domain:
-        """The registry's entry of this config."""
-        return domains.UNED[self.builder_config.name]
+    def entry(self) -> domains.Domain:
+        """This domain in the registry."""
+        return domains.UNED[self.domain]
 
     @property
-    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+    def instructions(self) -> str:
         """Instructions to get this domain's images."""
-        return self.domain.instructions
+        return self.entry.instructions
 
-    def list_examples(self, dl_manager: tfds.download.DownloadManager) -> DatasetManifest:
+    def list_examples(self, manual_dir: epath.Path) -> DatasetManifest:
         """Reads the authors' splits of this domain."""
-        root = Path(dl_manager.manual_dir)
-        missing = [folder for folder in self.domain.folders if not (root / folder).is_dir()]
+        missing = [f for f in self.entry.folders if not (manual_dir / f).is_dir()]
         if missing:
             raise UserError(
-                f"the images of uned/{self.domain.key} are not in {root} ({', '.join(missing)} "
-                f"missing). {self.domain.instructions}"
+                f"the images of uned/{self.domain} are not in {manual_dir} ({', '.join(missing)} "
+                f"missing). {self.instructions}"
             )
-        info_dir = root / INFO_DIR
+        info_dir = manual_dir / INFO_DIR
         if not info_dir.is_dir():
-            info_dir = _download_info_files(dl_manager) / INFO_DIR
-        return read_info_domain(info_dir, self.domain.key, root / IMAGE_DIR)
+            info_dir = _download_info_files(self.data_dir / "downloads") / INFO_DIR
+        return read_info_domain(info_dir, self.domain, manual_dir / IMAGE_DIR)
 
     def validate_counts(self, splits: Mapping[str, SplitManifest]) -> None:
         """Compares the splits with the registry, unless `allow_partial`."""
         if not self.allow_partial:
-            check_published_counts(f"uned/{self.domain.key}", splits, self.domain)
+            check_published_counts(f"uned/{self.domain}", splits, self.entry)
 
+    @property
     def metadata(self) -> dict[str, Any]:
         """Citation and license."""
         return {
-            "description": self.domain.source,
-            "citation": f"{domains.UNED_CITATION} {self.domain.citation}",
-            "homepage": self.domain.homepage,
-            "license": self.domain.license,
+            "description": self.entry.source,
+            "citation": f"{domains.UNED_CITATION} {self.entry.citation}",
+            "homepage": self.entry.homepage,
+            "license": self.entry.license,
         }
 
 
@@ -130,7 +109,7 @@ def check_published_counts(
         )
 
 
-def list_info_domains(info_dir: Path) -> list[str]:
+def list_info_domains(info_dir: epath.Path) -> list[str]:
     """The domains that an `info_files` folder describes, sorted.
 
     Raises:
@@ -138,13 +117,13 @@ def list_info_domains(info_dir: Path) -> list[str]:
     """
     if not info_dir.is_dir():
         raise UserError(f"{info_dir} is not a directory; it needs <domain>/<split>.json files")
-    keys = sorted(folder.name for folder in info_dir.iterdir() if folder.is_dir())
+    keys = [folder.name for folder in list_directory(info_dir) if folder.is_dir()]
     if not keys:
         raise UserError(f"{info_dir} has no domains; it needs <domain>/<split>.json files")
     return keys
 
 
-def read_info_domain(info_dir: Path, domain: str, image_dir: Path) -> DatasetManifest:
+def read_info_domain(info_dir: epath.Path, domain: str, image_dir: epath.Path) -> DatasetManifest:
     """Reads all splits of one domain.
 
     Raises:
@@ -166,7 +145,7 @@ def read_info_domain(info_dir: Path, domain: str, image_dir: Path) -> DatasetMan
     return DatasetManifest(image_dir, splits, class_names, str(folder))
 
 
-def read_info_file(file: Path) -> SplitManifest:
+def read_info_file(file: epath.Path) -> SplitManifest:
     """Reads one info file: a list of `{"path": str, "class_id": int or [int, ...]}`.
 
     Raises:
@@ -189,33 +168,34 @@ def _read_info_entry(row: Any, name: str) -> tuple[str, int | list[int]]:
     if not isinstance(row, dict) or not {"path", "class_id"} <= row.keys():
         raise UserError(f'{name} is {row!r}; expected {{"path": ..., "class_id": ...}}')
     path, label = row["path"], row["class_id"]
-    if not isinstance(path, str) or not path or path.startswith("/") or ".." in Path(path).parts:
+    if not isinstance(path, str) or not path or path.startswith("/") or ".." in path.split("/"):
         raise UserError(f"{name} has the path {path!r}; expected a path inside the image folder")
     ids = label if isinstance(label, list) else [label]
-    if not ids or not all(type(value) is int for value in ids):
-        raise UserError(f"{name} has the class_id {label!r}; expected an integer or a list of them")
+    if not ids or not all(type(value) is int and abs(value) < 2**63 for value in ids):
+        shown = ascii(label)[:80]
+        raise UserError(f"{name} has the class_id {shown}; expected an integer or a list of them")
     return path, label
 
 
-def _read_class_names(file: Path) -> dict[int, str]:
+def _read_class_names(file: epath.Path) -> dict[int, str]:
     if not file.is_file():
         return {}
     names = _read_json(file)
     if isinstance(names, list):
         return dict(enumerate(map(str, names)))
-    if isinstance(names, dict) and all(key.lstrip("-").isdigit() for key in names):
+    if isinstance(names, dict) and all(re.fullmatch("-?[0-9]{1,19}", key) for key in names):
         return {int(key): str(name) for key, name in names.items()}
     raise UserError(f"{file} is neither a list of class names nor names by class id; correct it")
 
 
-def _read_json(file: Path) -> Any:
+def _read_json(file: epath.Path) -> Any:
     try:
-        return json.loads(file.read_text("utf-8"))
+        return json.loads(file.read_text())
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is not UTF-8 text ({error}); download it again") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also of a very long number
         raise UserError(f"{file} is not valid JSON ({error}); download it again") from None
 
 
@@ -229,10 +209,19 @@ def _list_differences(
     ]
 
 
-def _download_info_files(dl_manager: tfds.download.DownloadManager) -> Path:
+def _download_info_files(download_dir: epath.Path) -> epath.Path:
     archive = domains.INFO_FILES
+    info = tfds.download.checksums.UrlInfo(
+        size=archive.size, checksum=archive.sha256, filename=archive.url.split("/")[-1]
+    )
     try:
-        return Path(dl_manager.download_and_extract(archive.url))
+        manager = tfds.download.DownloadManager(
+            download_dir=download_dir,
+            url_infos={archive.url: info},
+            dataset_name="uned",
+            force_checksums_validation=True,
+        )
+        return as_path(manager.download_and_extract(archive.url))
     except Exception as error:  # whatever the network, the server or the checksum raises
         reason = " ".join(str(error).split())
         raise UserError(

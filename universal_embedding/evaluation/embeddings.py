@@ -11,6 +11,7 @@ import numpy as np
 from universal_embedding.datasets.examples import Labels
 from universal_embedding.errors import UserError
 from universal_embedding.files import atomic_write
+from universal_embedding.search.score_correction import correct_index, correct_queries
 
 if TYPE_CHECKING:
     from universal_embedding.datasets.records import Records
@@ -175,6 +176,32 @@ def write_npz(path: str | Path, record_embeddings: Sequence[tuple["Records", np.
             image_id=np.array([image_id for _, image_id in rows], str),
             embedding=np.stack(list(rows.values())),
         )
+
+
+def correct_scores(
+    domains: Mapping[str, DomainEmbeddings], bank: np.ndarray
+) -> dict[str, DomainEmbeddings]:
+    """Adds the coordinate of `search.score_correction` to queries and indexes.
+
+    Args:
+        domains: Queries and indexes.
+        bank: `[B, D]` float32 unit rows of other images.
+    """
+    corrected = {}
+    for key, domain in domains.items():
+        index, index_labels = domain.index_embeddings
+        query_ids, index_ids = domain.query_ids, domain.index_ids
+        if domain.index is None:
+            query_ids = index_ids = np.arange(len(index))
+        corrected[key] = DomainEmbeddings(
+            correct_queries(domain.query),
+            domain.query_labels,
+            correct_index(index, bank),
+            index_labels,
+            query_ids,
+            index_ids,
+        )
+    return corrected
 
 
 def normalize_rows(embeddings: np.ndarray) -> np.ndarray:

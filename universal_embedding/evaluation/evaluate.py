@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,7 +13,11 @@ from universal_embedding.evaluation.embed import (
     QueryIndexRecords,
     embed_eval_sets,
 )
-from universal_embedding.evaluation.embeddings import DomainEmbeddings, normalize_rows
+from universal_embedding.evaluation.embeddings import (
+    DomainEmbeddings,
+    correct_scores,
+    normalize_rows,
+)
 from universal_embedding.evaluation.metrics import DEFAULT_METRICS, parse_metric
 from universal_embedding.evaluation.protocol import PROTOCOLS, ProtocolResult, run_protocol
 from universal_embedding.evaluation.statistics import (
@@ -25,6 +29,9 @@ from universal_embedding.evaluation.statistics import (
 from universal_embedding.search.exact import exact_search
 from universal_embedding.search.neighbors import NearestNeighbors
 from universal_embedding.versions import library_versions
+
+if TYPE_CHECKING:
+    from universal_embedding.datasets.records import Records
 
 LabelsLike = Labels | np.ndarray | Sequence[int] | Sequence[str]
 IdsLike = np.ndarray | Sequence[int] | Sequence[str]
@@ -183,6 +190,8 @@ class EvaluationConfig:
         metrics: Names; see `metrics.Metric`.
         bootstrap_samples: Samples behind the 95 % confidence intervals; 0 for none.
         search: Makes a search; called once per index.
+        bank: Records whose embeddings correct the scores of the index; see
+            `search.score_correction`. None of them: plain cosine similarities.
 
     Raises:
         UserError: A metric or a protocol is unknown, or there is none.
@@ -192,6 +201,7 @@ class EvaluationConfig:
     metrics: Sequence[str] = DEFAULT_METRICS
     bootstrap_samples: int = BOOTSTRAP_SAMPLES
     search: Callable[[], NearestNeighbors] = exact_search
+    bank: Sequence["Records"] = ()
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -224,8 +234,12 @@ def evaluate_source(
 ) -> EvaluationResult:
     """Embeds the records with `source` and runs every protocol."""
     domains = embed_eval_sets(source, eval_sets)
+    searched = domains
+    if config.bank:
+        bank = [normalize_rows(source.embed(records)) for records in config.bank]
+        searched = correct_scores(domains, np.concatenate(bank))
     results = {
-        protocol: run_protocol(domains, protocol, config.metrics, config.search)
+        protocol: run_protocol(searched, protocol, config.metrics, config.search)
         for protocol in config.protocols
     }
     return EvaluationResult(source.name, domains, results)
@@ -272,6 +286,7 @@ def make_report(results: Sequence[EvaluationResult], config: EvaluationConfig) -
         "metrics": list(config.metrics),
         "bootstrap_samples": config.bootstrap_samples,
         "bootstrap_seed": 0,
+        "score_correction_images": sum(len(records) for records in config.bank),
     }
     report["versions"] = library_versions(("numpy", "scann", "tensorflow"))
     return report

@@ -1,9 +1,10 @@
 """From a run directory to a verified export with its model card."""
 
+import os
 from pathlib import Path
 
 from universal_embedding.errors import UserError
-from universal_embedding.export.model_card import write_model_card
+from universal_embedding.export.model_card import card_paths, read_report, write_model_card
 from universal_embedding.export.saved_model import save_model, to_float32
 from universal_embedding.export.verify import TOLERANCE, verify_export
 from universal_embedding.export.zip_archive import write_submission
@@ -38,6 +39,18 @@ def export_model(
     """
     if not zip_path and not saved_model_dir:
         raise UserError("nothing to write: give zip_path, saved_model_dir or both")
+    for path in (Path(path) for path in (zip_path, saved_model_dir) if path):
+        for card in card_paths(path):
+            if card.exists():
+                raise UserError(f"{card} already exists: remove it or name another output")
+    if (
+        zip_path
+        and saved_model_dir
+        and os.path.realpath(zip_path) == os.path.realpath(saved_model_dir)
+    ):
+        raise UserError(f"the zip and the SavedModel are both {zip_path}: name two outputs")
+    if report:
+        read_report(Path(report))
     workdir = Path(workdir)
     run = read_config(workdir)
     model = to_float32(load_embedding_model(workdir, checkpoint))

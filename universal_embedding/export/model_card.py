@@ -1,13 +1,15 @@
 """Model cards: an export described for people (Markdown) and for `score` (JSON)."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from universal_embedding.errors import UserError
+from universal_embedding.errors import UserError, printable
 from universal_embedding.files import atomic_write
 from universal_embedding.reporting.tables import TITLES, markdown_table, summary_rows
+from universal_embedding.training.metric_writer import read_rows
 from universal_embedding.versions import library_versions
 
 UNKNOWN_LICENSE = "unknown to this package: check with the publisher of the weights before sharing"
@@ -58,17 +60,21 @@ def write_model_card(
         "validation": validation_scores(
             workdir / "metrics.jsonl", checkpoint, run["config"]["best_metric"]
         ),
-        "report": _read_report(report) if report else None,
+        "report": read_report(report) if report else None,
         "exported_with": library_versions(LIBRARIES),
         **run,
     }
-    base = path.with_suffix("") if path.suffix == ".zip" else path
-    json_path, markdown_path = (base.with_name(base.name + suffix) for suffix in (".json", ".md"))
+    json_path, markdown_path = card_paths(path)
     with atomic_write(json_path) as file:
         file.write(json.dumps(card, indent=2) + "\n")
     with atomic_write(markdown_path) as file:
         file.write(to_markdown(card))
     return markdown_path
+
+
+def card_paths(path: Path) -> tuple[Path, Path]:
+    """The JSON and the Markdown file beside an export; a zip `x.zip` and a directory `x` differ."""
+    return path.with_name(f"{path.name}.card.json"), path.with_name(f"{path.name}.card.md")
 
 
 def license_of(backbone: str) -> str:
@@ -90,8 +96,7 @@ def validation_scores(metrics_file: Path, checkpoint: str, best_metric: str) -> 
     Returns:
         `step` and every metric of the same evaluation (`val/...`); empty if there was none.
     """
-    lines = metrics_file.read_text(encoding="utf-8").splitlines() if metrics_file.exists() else []
-    rows = [row for row in map(json.loads, lines) if best_metric in row]
+    rows = [row for row in read_rows(metrics_file) if best_metric in row]
     if not rows or checkpoint == "initial":
         return {}
     row = max(rows, key=lambda row: row[best_metric]) if checkpoint == "best" else rows[-1]
@@ -104,7 +109,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     embedding_dim, size = card["embedding_dim"], card["config"]["model"]["image_size"]
     sections = [
         "---\nlibrary_name: tensorflow\npipeline_tag: image-feature-extraction\n---",
-        f"# {card['name']}",
+        f"# {escape_markdown(card['name'])}",
         f"Images of any size -> {embedding_dim}-dimensional unit vectors. Backbone "
         f"`{card['backbone']}` at {size} pixels; weights stored in {card['weights']}.",
         _key_value_table({k: card[k] for k in ("fingerprint", "checkpoint", "backbone_license")}),
@@ -130,15 +135,28 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def escape_markdown(text: object) -> str:
+    """Text that Markdown and HTML show as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(text))
+
+
 def _key_value_table(values: Mapping[str, Any]) -> str:
     rows = [[key, f"{v:.4f}" if isinstance(v, float) else str(v)] for key, v in values.items()]
     return markdown_table([["", ""], *rows])
 
 
-def _read_report(path: Path) -> dict[str, Any]:
+def read_report(path: Path) -> dict[str, Any]:
+    """Reads the `report.json` of an evaluation.
+
+    Raises:
+        UserError: It is missing, or not a report.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(report, dict) or not {"dataset", "split"} <= report.keys():
+            raise ValueError("it has no dataset and split")
+        return report
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not a report ({error}): give the report.json that "
             "`universal-embedding evaluate` wrote"

@@ -85,6 +85,21 @@ def open_pretrained(
     return _from_embedding_model(model, "backbone")
 
 
+def read_fingerprint(path: str | os.PathLike) -> str | None:
+    """The fingerprint of the model at `path` if its files tell it before anything is loaded.
+
+    Returns:
+        That of a SavedModel directory or a submission zip, None for any other model.
+
+    Raises:
+        UserError: The zip is damaged or unsafe.
+    """
+    path = Path(path)
+    if (path / "saved_model.pb").is_file() or (path.suffix == ".zip" and path.is_file()):
+        return zip_archive.fingerprint(path)
+    return None
+
+
 def is_run_directory(path: Path) -> bool:
     """Whether `path` holds the `config.json` of a run, rather than that of a KerasHub preset."""
     try:

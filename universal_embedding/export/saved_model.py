@@ -14,6 +14,7 @@ from universal_embedding.files import atomic_directory
 from universal_embedding.input.resizing import resize
 from universal_embedding.models.backbones import rebuild
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.graph_check import check_graph
 from universal_embedding.private_apis import flatten_layers
 
 SERVING_DEFAULT = "serving_default"
@@ -160,21 +161,22 @@ def replace_unsupported_ops(directory: str | Path) -> int:
 
 
 def load_saved_model(directory: Path, source_path: str | Path) -> Any:
-    """Loads the SavedModel in `directory`, as Kaggle's scorer does.
+    """Loads the SavedModel in `directory`, as Kaggle's scorer does, after checking its graph.
 
     Args:
         directory: A SavedModel directory.
         source_path: The path that errors name, such as the zip that was extracted.
 
     Raises:
-        UserError: There is none, or it cannot be loaded.
+        UserError: There is none, it cannot be loaded, or its graph could do more than embed.
     """
     if not (directory / "saved_model.pb").is_file():
         raise UserError(f"{source_path} has no saved_model.pb: {_REMEDY}")
+    check_graph(directory, source_path)
     try:
         return tf.saved_model.load(str(directory))
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # damaged files cause errors of every kind
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(
             f"{source_path} cannot be loaded as a SavedModel ({reason}): {_REMEDY}"
         ) from error

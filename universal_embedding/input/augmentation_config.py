@@ -37,6 +37,8 @@ class AugmentationConfig:
         ratio: Range of a random-resized crop's aspect ratio.
         resize_ratio: Size before the crop `resize`, relative to `size`; 256 / 224 is usual and
             UnED's.
+        scaled_decoding: Whether a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where the crop is
+            then still at least `size` on both sides: faster, and some gray levels off.
         flip: Whether half of the images are mirrored.
         brightness: Strength of the color jitter, see `augmentation.color_jitter`; 0 for none, 0.4
             is usual.
@@ -59,6 +61,7 @@ class AugmentationConfig:
     scale: tuple[float, float] = (0.3, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     resize_ratio: float = 256 / 224
+    scaled_decoding: bool = True
     flip: bool = True
     brightness: float = 0.0
     contrast: float = 0.0

@@ -1,14 +1,15 @@
-"""Stateless batch sampler: batches are a pure function of (seed, step), so resuming is exact."""
+"""Stateless batch sampler: batches are a pure function of (seed, step), as TensorFlow ops."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import tensorflow as tf
 from absl import logging
 
 from universal_embedding.errors import UserError
@@ -25,17 +26,17 @@ _DOMAIN_ORDER, _RECORD, _CLASS, _CLASS_RECORD, _AUGMENTATION = range(5)
 
 @dataclass(frozen=True)
 class BatchSpec:
-    """Contents of one global batch.
+    """Contents of the global batches of some steps, `[K, B]`, or of one step, `[B]`.
 
     Attributes:
-        domain: `[B]` int32, position of the domain among the records.
-        record: `[B]` int64, index of the record within its domain.
-        seed: `[B, 2]` int32, for stateless random ops on that image.
+        domain: `[..., B]` int32, position of the domain among the records.
+        record: `[..., B]` int64, index of the record within its domain.
+        seed: `[..., B, 2]` int32, for stateless random ops on that image.
     """
 
-    domain: np.ndarray
-    record: np.ndarray
-    seed: np.ndarray
+    domain: tf.Tensor
+    record: tf.Tensor
+    seed: tf.Tensor
 
 
 @dataclass(frozen=True)
@@ -111,10 +112,8 @@ class BatchSampler:
         self.batch_size = batch_size
         self._seed, self._mixed, self._images_per_class = seed, mixed, images_per_class
         self._groups_per_batch = batch_size // images_per_class
-        self._sizes = np.array([len(r) for r in records.values()])
-        self._classes: tuple[_ClassIndex, ...] = ()
-        if images_per_class > 1:
-            self._classes = tuple(_ClassIndex.from_records(r) for r in records.values())
+        self._sizes = np.array([len(r) for r in records.values()], np.int64)
+        self._classes = _ClassIndex.from_records(records) if images_per_class > 1 else None
         sizes = dict(zip(records, self._sizes.tolist(), strict=True))
         sampling = make_domain_weights(sampler, sizes, temperature)
         no_slots = (0,) * len(records)
@@ -150,33 +149,46 @@ class BatchSampler:
         sampler.slots = self._make_slots(state)
         return sampler
 
-    def batch_at(self, step: int) -> BatchSpec:
-        """Returns the global batch of a step, counted from 0 and not before `state.since`."""
+    def batch_at(self, step: int | tf.Tensor) -> BatchSpec:
+        """Computes the global batch of a step, or those of several steps at once.
+
+        Many steps at once cost little more than one: the order of the domains is drawn for whole
+        cycles.
+
+        Args:
+            step: Steps counted from 0, `[]` or `[K]` int64, none before `state.since`.
+        """
+        step = tf.cast(step, tf.int64)
+        steps = tf.reshape(step, [-1])
         groups = self._groups_per_batch
-        domain, slot = self.slots.slots_at(step)
+        domain, slot = self.slots.slots_at(steps)
         if not self._mixed:  # one slot is the whole batch
-            domain = np.repeat(domain, groups)
-            slot = slot * groups + np.arange(groups)
-        if self._classes:
-            record = self._class_records(domain, slot).ravel()
-            domain = np.repeat(domain, self._images_per_class)
+            domain = tf.repeat(domain, groups, axis=1)
+            slot = slot * groups + tf.range(groups, dtype=tf.int64)
+        if self._classes is not None:
+            record = tf.reshape(self._class_records(self._classes, domain, slot), [-1])
+            domain = tf.repeat(domain, self._images_per_class, axis=1)
         else:
-            epoch, position = np.divmod(slot, self._sizes[domain])
-            keys = hash_ints(self._seed, _RECORD, domain, epoch)
-            record = index_shuffle(position, self._sizes[domain], keys)
-        noise = hash_ints(self._seed, _AUGMENTATION, step, np.arange(self.batch_size))
-        seed = noise.view(np.int32).reshape(-1, 2)
-        return BatchSpec(domain.astype(np.int32), record, seed)
+            size = tf.gather(self._sizes, domain)
+            keys = hash_ints(self._seed, _RECORD, domain, slot // size)
+            record = index_shuffle(slot % size, size, keys)
+        positions = tf.range(self.batch_size, dtype=tf.int64)
+        noise = hash_ints(self._seed, _AUGMENTATION, steps[:, None], positions)
+        shape = tf.concat([tf.shape(step), [self.batch_size]], 0)
+        return BatchSpec(
+            tf.reshape(tf.cast(domain, tf.int32), shape),
+            tf.reshape(record, shape),
+            tf.reshape(tf.bitcast(noise, tf.int32), tf.concat([shape, [2]], 0)),
+        )
 
     def _make_slots(self, state: SamplerState) -> DomainSlots:
         groups = self._groups_per_batch
-        if self._classes and not self._mixed:
-            for domain, classes, weight in zip(
-                self.domains, self._classes, state.weights, strict=True
-            ):
-                if weight and len(classes) < groups:
+        if self._classes is not None and not self._mixed:
+            counts = zip(self.domains, self._classes.num_classes, state.weights, strict=True)
+            for domain, num_classes, weight in counts:
+                if weight and num_classes < groups:
                     raise UserError(
-                        f"domain {domain!r} has {len(classes)} classes, fewer than the {groups} of "
+                        f"domain {domain!r} has {num_classes} classes, fewer than the {groups} of "
                         f"a batch of {self.batch_size} with {self._images_per_class} images per "
                         "class; lower batch_size, raise images_per_class or mix domains"
                     )
@@ -185,26 +197,22 @@ class BatchSampler:
         logging.info("domain weights from step %d: %s", state.since, listing)
         return DomainSlots(state, self._seed, slots_per_step=groups if self._mixed else 1)
 
-    def _class_records(self, domain: np.ndarray, slot: np.ndarray) -> np.ndarray:
-        """Returns `[G, K]` records: K images of the class of each slot."""
+    def _class_records(self, classes: _ClassIndex, domain: tf.Tensor, slot: tf.Tensor) -> tf.Tensor:
+        """`[K, G, k]` records: k images of the class of each `[K, G]` slot."""
         k, groups = self._images_per_class, self._groups_per_batch
-        num_classes = np.array([len(classes) for classes in self._classes])[domain]
+        num_classes = tf.gather(classes.num_classes, domain)
         # A batch of one domain must not cross the end of an epoch: a class could occur twice.
         per_epoch = num_classes if self._mixed else num_classes - num_classes % groups
-        epoch, position = np.divmod(slot, per_epoch)
+        epoch = slot // per_epoch
         keys = hash_ints(self._seed, _CLASS, domain, epoch)
-        class_index = index_shuffle(position, num_classes, keys)
-        record = np.empty((len(domain), k), np.int64)
-        for d in np.unique(domain):
-            rows = domain == d
-            classes, c = self._classes[d], class_index[rows, None]
-            start = classes.starts[c]
-            n = classes.starts[c + 1] - start
-            span = np.where(n > k, n - n % k, n)  # whole groups, unless the class is smaller
-            class_epoch, position = np.divmod(epoch[rows, None] * k + np.arange(k), span)
-            keys = hash_ints(self._seed, _CLASS_RECORD, d, c, class_epoch)
-            record[rows] = classes.records[start + index_shuffle(position, n, keys)]
-        return record
+        c = index_shuffle(slot % per_epoch, num_classes, keys)[..., None]
+        place = tf.gather(classes.first_class, domain)[..., None] + c
+        start = tf.gather(classes.starts, place)
+        n = tf.gather(classes.starts, place + 1) - start
+        span = tf.where(n > k, n - n % k, n)  # whole groups, unless the class is smaller
+        position = epoch[..., None] * k + tf.range(k, dtype=tf.int64)
+        keys = hash_ints(self._seed, _CLASS_RECORD, domain[..., None], c, position // span)
+        return tf.gather(classes.records, start + index_shuffle(position % span, n, keys))
 
 
 @dataclass(frozen=True)
@@ -225,22 +233,19 @@ class DomainSlots:
     seed: int
     slots_per_step: int
 
-    def slots_at(self, step: int) -> tuple[np.ndarray, np.ndarray]:
-        """Assigns the slots of a step.
+    def slots_at(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Assigns the slots of `[K]` int64 steps.
 
         Returns:
-            `[S]` domain of each slot, and `[S]` number of slots that this domain had before it.
+            `[K, S]` int64 domain of each slot, and `[K, S]` int64 number of slots that this domain
+            had before it.
         """
-        counts = self.count_before(step)
-        first = (step - self.state.since) * self.slots_per_step
-        cycles, positions = np.divmod(np.arange(first, first + self.slots_per_step), self._length)
-        domain = np.empty(self.slots_per_step, np.int64)
-        for cycle in np.unique(cycles):
-            rows = cycles == cycle
-            domain[rows] = self._order(int(cycle))[positions[rows]]
-        one_hot = domain[:, None] == np.arange(len(counts))
-        step_counts = np.cumsum(one_hot, axis=0) - one_hot
-        return domain, counts[domain] + step_counts[np.arange(self.slots_per_step), domain]
+        first = (steps - self.state.since) * self.slots_per_step
+        slots = first[:, None] + tf.range(self.slots_per_step, dtype=tf.int64)
+        length = int(self._per_cycle.sum())
+        domain, count = self._in_cycle(slots // length, slots % length)
+        count += tf.gather(tf.constant(self.state.slots, tf.int64), domain)
+        return domain, count + slots // length * tf.gather(self._per_cycle, domain)
 
     def count_before(self, step: int) -> np.ndarray:
         """Counts the slots of each domain before a step, `[D]` int64.
@@ -251,9 +256,10 @@ class DomainSlots:
         if step < self.state.since:
             raise ValueError(f"step {step} is before step {self.state.since} of these weights")
         first = (step - self.state.since) * self.slots_per_step
-        cycles, rest = divmod(first, self._length)
-        partial = np.bincount(self._order(cycles)[:rest], minlength=len(self.state.weights))
-        return np.array(self.state.slots) + cycles * self._per_cycle + partial
+        cycle, position = divmod(first, int(self._per_cycle.sum()))
+        order = self._cycle_order(tf.constant(cycle, tf.int64)).numpy()
+        partial = np.bincount(order[:position], minlength=len(self._per_cycle))
+        return np.array(self.state.slots) + cycle * self._per_cycle + partial
 
     @cached_property
     def _per_cycle(self) -> np.ndarray:
@@ -270,38 +276,65 @@ class DomainSlots:
             counts[counts.argmax()] += missing
         return counts
 
-    @property
-    def _length(self) -> int:
-        return int(self._per_cycle.sum())
+    def _in_cycle(self, cycles: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The domains at some positions of cycles, and their numbers of slots there before."""
+        if self.state.round_robin:  # all cycles are alike, and each domain comes once
+            return tf.gather(np.flatnonzero(self._per_cycle), positions), tf.zeros_like(positions)
 
-    def _order(self, cycle: int) -> np.ndarray:
-        shuffle = None if self.state.round_robin else (self.seed, self.state.since, cycle)
-        return _cycle_order(tuple(self._per_cycle.tolist()), shuffle)
+        def look_up(
+            cycle: tf.Tensor, domain: tf.Tensor, count: tf.Tensor
+        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            order = self._cycle_order(cycle)
+            one_hot = tf.one_hot(order, len(self._per_cycle), axis=0, dtype=tf.int32)
+            counts = tf.cumsum(one_hot, axis=1, exclusive=True)  # [D, L]
+            is_inside = cycles == cycle
+            domain = tf.where(is_inside, tf.gather(order, positions), domain)
+            place = tf.stack([domain, positions], axis=-1)
+            found = tf.cast(tf.gather_nd(counts, place), tf.int64)
+            return cycle + 1, domain, tf.where(is_inside, found, count)
 
+        last, zeros = tf.reduce_max(cycles), tf.zeros_like(positions)
+        _, domain, count = tf.while_loop(
+            lambda cycle, *_: cycle <= last,
+            look_up,
+            (tf.reduce_min(cycles), zeros, zeros),
+            parallel_iterations=1,
+        )
+        return domain, count
 
-@lru_cache(maxsize=4)
-def _cycle_order(counts: tuple[int, ...], shuffle: tuple[int, int, int] | None) -> np.ndarray:
-    """Domains of a cycle's slots, `[sum(counts)]` uint16."""
-    domains = np.repeat(np.arange(len(counts), dtype=np.uint16), counts)
-    if shuffle is None:
-        return domains
-    seed, since, cycle = shuffle
-    keys = hash_ints(seed, _DOMAIN_ORDER, since, cycle)
-    return domains[index_shuffle(np.arange(len(domains)), len(domains), keys)]
+    def _cycle_order(self, cycle: tf.Tensor) -> tf.Tensor:
+        """Domains of a cycle's slots, `[L]` int64."""
+        counts = self._per_cycle
+        domains = np.repeat(np.arange(len(counts)), counts)
+        if self.state.round_robin:
+            return tf.constant(domains)
+        keys = hash_ints(self.seed, _DOMAIN_ORDER, self.state.since, cycle)
+        positions = tf.range(len(domains), dtype=tf.int64)
+        return tf.gather(domains, index_shuffle(positions, len(domains), keys))
 
 
 @dataclass(frozen=True)
 class _ClassIndex:
-    """Record indices grouped by class: class c has `records[starts[c]:starts[c + 1]]`."""
+    """Record indices of all domains, grouped by class.
+
+    Class c of domain d has `records[starts[i]:starts[i + 1]]` with i = `first_class[d]` + c.
+    """
 
     records: np.ndarray
     starts: np.ndarray
+    first_class: np.ndarray
+    num_classes: np.ndarray
 
     @classmethod
-    def from_records(cls, records: Records) -> _ClassIndex:
-        counts = np.unique(records.labels.values, return_counts=True)[1]
-        order = np.argsort(records.labels.values, kind="stable")
-        return cls(records.labels.row_ids[order], np.cumsum([0, *counts]))
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
+    def from_records(cls, records: Mapping[str, Records]) -> _ClassIndex:
+        indices, counts = [], []
+        for labels in (domain_records.labels for domain_records in records.values()):
+            indices.append(labels.row_ids[np.argsort(labels.values, kind="stable")])
+            counts.append(np.unique(labels.values, return_counts=True)[1])
+        num_classes = np.array([len(c) for c in counts], np.int64)
+        return cls(
+            np.concatenate(indices).astype(np.int64),
+            np.cumsum([0, *np.concatenate(counts)], dtype=np.int64),
+            np.cumsum(num_classes) - num_classes,
+            num_classes,
+        )

@@ -1,31 +1,34 @@
-"""Stateless hashes and permutations: any element, at any time, from a key alone."""
+"""Stateless hashes and permutations as TensorFlow ops: any element, at any time, from a key alone.
+
+Unsigned 64-bit arithmetic that wraps: the values are equal on every machine.
+"""
 
 from typing import Any
 
-import numpy as np
+import tensorflow as tf
 
 _ROUNDS = 8  # even, so that the two halves end where they began
 
 
-def hash_ints(*parts: Any) -> np.ndarray:
-    """Hashes integers, or integer arrays that broadcast, to 64 bits (splitmix64, folded).
+def hash_ints(*parts: Any) -> tf.Tensor:
+    """Hashes integers, or integer tensors that broadcast, to 64 bits (splitmix64, folded).
 
     Returns:
-        uint64 array of the broadcast shape; equal on every machine and with every version of numpy.
+        uint64 tensor of the broadcast shape.
     """
-    with np.errstate(over="ignore"):  # unsigned arithmetic modulo 2^64 is intended
-        state = np.asarray(0x243F6A8885A308D3, np.uint64)
-        for part in parts:
-            state = _mix(state ^ _mix(np.asarray(part, np.int64).astype(np.uint64)))
-    return np.asarray(state)
+    state = _uint64(0x243F6A8885A308D3)
+    for part in parts:
+        state = _mix(state ^ _mix(tf.bitcast(tf.cast(part, tf.int64), tf.uint64)))
+    return state
 
 
-def index_shuffle(positions: Any, n: Any, keys: Any) -> np.ndarray:
+def index_shuffle(positions: Any, n: Any, keys: tf.Tensor) -> tf.Tensor:
     """Maps positions by a pseudorandom permutation of 0..n-1 that a key selects.
 
     A Feistel network over the smallest power of two that holds n (at least 16), walked along its
     cycle until it lands below n (Black and Rogaway 2002). All arguments broadcast: each element
-    may have its own n and key.
+    may have its own n and key. TensorFlow's own `index_shuffle` is the same construction, but less
+    even over short ranges; see docs/design.md.
 
     Args:
         positions: Integers, 0 <= positions < n.
@@ -33,37 +36,42 @@ def index_shuffle(positions: Any, n: Any, keys: Any) -> np.ndarray:
         keys: uint64 from `hash_ints`; each key selects another permutation.
 
     Returns:
-        int64 array of the broadcast shape.
+        int64 tensor of the broadcast shape.
     """
-    positions, n, keys = np.broadcast_arrays(
-        np.asarray(positions, np.uint64), np.asarray(n, np.uint64), np.asarray(keys, np.uint64)
-    )
-    shape = positions.shape
-    out, n, keys = positions.flatten(), n.ravel(), keys.ravel()
-    bits = np.maximum(np.frexp((n - np.uint64(1)).astype(np.float64))[1], 4).astype(np.uint64)
-    pending = np.arange(out.size)
-    while pending.size:
-        out[pending] = _feistel(out[pending], bits[pending], keys[pending])
-        pending = pending[out[pending] >= n[pending]]
-    return out.astype(np.int64).reshape(shape)
-
-
-def _feistel(x: np.ndarray, bits: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    right_bits = bits // np.uint64(2)
+    n = tf.convert_to_tensor(n, tf.int64)
+    # The exponent of a float64 is the number of bits, exactly up to 2^52.
+    exponents = tf.bitwise.right_shift(tf.bitcast(tf.cast(n - 1, tf.float64), tf.int64), 52)
+    bits = tf.bitcast(tf.maximum(exponents - 1022, 4), tf.uint64)
+    right_bits = bits // _uint64(2)
     left_bits = bits - right_bits
-    left_mask = (np.uint64(1) << left_bits) - np.uint64(1)
-    right_mask = (np.uint64(1) << right_bits) - np.uint64(1)
-    left, right = x >> right_bits, x & right_mask
-    with np.errstate(over="ignore"):
+    masks = [tf.bitwise.left_shift(_uint64(1), b) - _uint64(1) for b in (left_bits, right_bits)]
+
+    def permute(x: tf.Tensor) -> tf.Tensor:
+        left, right = tf.bitwise.right_shift(x, right_bits), x & masks[1]
         for round_index in range(_ROUNDS):
-            noise = _mix(keys + right * np.uint64(16) + np.uint64(round_index))
-            left, right = right, (left ^ noise) & left_mask
-            left_mask, right_mask = right_mask, left_mask
-    return left << right_bits | right
+            noise = _mix(keys + right * _uint64(16) + _uint64(round_index))
+            left, right = right, (left ^ noise) & masks[round_index % 2]
+        return tf.bitwise.left_shift(left, right_bits) | right
+
+    def walk(x: tf.Tensor, is_outside: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        x = tf.where(is_outside, permute(x), x)
+        return x, tf.bitcast(x, tf.int64) >= n
+
+    # All shapes broadcast before the loop, whose variables keep theirs.
+    x = tf.cast(positions, tf.int64) + tf.zeros_like(n) + tf.zeros_like(keys, tf.int64)
+    x = tf.bitcast(x, tf.uint64)
+    out, _ = tf.while_loop(
+        lambda _, is_outside: tf.reduce_any(is_outside), walk, (x, tf.ones_like(x, tf.bool))
+    )
+    return tf.bitcast(out, tf.int64)
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+def _mix(x: tf.Tensor) -> tf.Tensor:
+    x += _uint64(0x9E3779B97F4A7C15)
+    x = (x ^ tf.bitwise.right_shift(x, _uint64(30))) * _uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ tf.bitwise.right_shift(x, _uint64(27))) * _uint64(0x94D049BB133111EB)
+    return x ^ tf.bitwise.right_shift(x, _uint64(31))
+
+
+def _uint64(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)

@@ -1,6 +1,7 @@
 """From an encoded image to the square that a backbone takes, in the TensorFlow graph."""
 
 from collections.abc import Callable
+from functools import partial
 
 import tensorflow as tf
 
@@ -10,6 +11,7 @@ from universal_embedding.input.resizing import resize
 
 __all__ = ["AugmentationConfig", "decode", "decode_crop", "preprocess_eval", "preprocess_train"]
 
+_JPEG_SCALES = (1, 2, 4, 8)  # the decoder divides both sides by these at less than full work
 _FRAME = 1 << 12  # crops with the image's own aspect ratio are sampled in a square of this side
 
 
@@ -31,21 +33,37 @@ def decode(contents: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, [None, None, 3])
 
 
-def decode_crop(contents: tf.Tensor, make_box: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+def decode_crop(
+    contents: tf.Tensor,
+    make_box: Callable[[tf.Tensor], tf.Tensor],
+    min_size: int | None = None,
+) -> tf.Tensor:
     """Decodes one rectangle of an image; of a JPEG only the blocks that it needs.
 
     Args:
         contents: Scalar string.
         make_box: From the image's `[height, width]` (int32) to `[top, left, height, width]`
             (int32), within the image.
+        min_size: If given, a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where both sides of the
+            rectangle are then still at least this long.
 
     Returns:
         `[h, w, 3]` uint8.
     """
 
+    def decode_scaled(box: tf.Tensor, scale: int) -> tf.Tensor:
+        size = box[2:] // scale
+        begin = (box[:2] + (box[2:] - size * scale + scale) // 2) // scale  # centers agree
+        box = tf.concat([begin, size], 0)
+        return tf.io.decode_and_crop_jpeg(contents, box, channels=3, ratio=scale)
+
     def decode_jpeg() -> tf.Tensor:
         box = make_box(tf.io.extract_jpeg_shape(contents)[:2])
-        return tf.io.decode_and_crop_jpeg(contents, box, channels=3)
+        if min_size is None:
+            return decode_scaled(box, 1)
+        times = tf.reduce_min(box[2:]) // min_size
+        index = tf.reduce_sum(tf.cast(times >= _JPEG_SCALES[1:], tf.int32))
+        return tf.switch_case(index, [partial(decode_scaled, box, s) for s in _JPEG_SCALES])
 
     def decode_other() -> tf.Tensor:
         image = decode(contents)
@@ -107,7 +125,7 @@ def _random_resized_crop(
             return tf.concat([begin[:2], size[:2]], 0)
         return _scale_box(tf.concat([begin[:2], size[:2]], 0) / _FRAME, shape)
 
-    image = decode_crop(contents, make_box)
+    image = decode_crop(contents, make_box, _min_size(config))
     if config.resize_mode == "pad":
         return resize(image, config.size, "pad")
     return _squash(image, config.size)
@@ -129,7 +147,7 @@ def _resize_and_crop(contents: tf.Tensor, seed: tf.Tensor, config: AugmentationC
         square_box = _scale_box(box, tf.stack([square, square]))
         return square_box + tf.concat([(shape - square) // 2, [0, 0]], 0)
 
-    return _squash(decode_crop(contents, make_box), config.size)
+    return _squash(decode_crop(contents, make_box, _min_size(config)), config.size)
 
 
 def _no_crop(contents: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig) -> tf.Tensor:
@@ -138,6 +156,10 @@ def _no_crop(contents: tf.Tensor, seed: tf.Tensor, config: AugmentationConfig) -
 
 
 _CROPS = {"random_resized": _random_resized_crop, "resize": _resize_and_crop, "none": _no_crop}
+
+
+def _min_size(config: AugmentationConfig) -> int | None:
+    return config.size if config.scaled_decoding else None
 
 
 def _squash(image: tf.Tensor, size: int) -> tf.Tensor:

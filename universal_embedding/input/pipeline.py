@@ -1,6 +1,9 @@
-"""Data sets of batches: endless ones to train on, and one pass over all records to evaluate."""
+"""Data sets of batches: endless ones to train on, and one pass over all records to evaluate.
 
-from collections.abc import Mapping, Sequence
+They are TensorFlow ops from the step number to the image, so they run without Python on any host.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -8,33 +11,39 @@ import tensorflow as tf
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.input.augmentation import mix, sample_mix
-from universal_embedding.input.batch_sampler import BatchSampler
-from universal_embedding.input.batching import (
-    POSITION,
-    assert_decodable,
-    batch_with_error_reporting,
-    call_numpy,
-    keep_order,
-    report_corrupt_image,
-)
+from universal_embedding.input.batch_sampler import BatchSampler, BatchSpec
+from universal_embedding.input.data_service import DataService, own_steps, serve, worker_order
 from universal_embedding.input.images import (
     AugmentationConfig,
     preprocess_eval,
     preprocess_train,
 )
-from universal_embedding.input.record_reader import RecordReader, dense_labels, gather
+from universal_embedding.input.record_reader import (
+    DomainTable,
+    RecordReader,
+    dense_labels,
+    make_label_table,
+    rows_tensor,
+)
 
 __all__ = [
+    "DataService",
     "dense_labels",
     "evaluation_batches",
     "gather_rows",
     "host_slice",
     "record_batches",
-    "report_corrupt_image",
     "training_batches",
 ]
 
-_READS_AHEAD = 2  # batches of encoded images being read while others are decoded
+# Nothing here needs AutoGraph, whose conversion would take longer than all else at the start.
+_graph = tf.autograph.experimental.do_not_convert
+# Steps are sampled in chunks of about so many images, in which the work per chunk vanishes.
+_IMAGES_PER_CHUNK = 2**13
+# Where a read is a request over the network, threads wait most of the time.
+_REMOTE_READS = 64
+# Columns of the int64 rows that describe the images of a batch.
+_DOMAIN, _RECORD, _LABEL, _SEED, _PLACE = 0, 1, 2, 3, slice(4, 7)
 
 
 def training_batches(
@@ -44,6 +53,7 @@ def training_batches(
     start_step: int = 0,
     num_hosts: int = 1,
     host_id: int = 0,
+    data_service: DataService | None = None,
 ) -> tf.data.Dataset:
     """Makes an endless data set of this host's slice of each step's batch, from `start_step` on.
 
@@ -58,46 +68,46 @@ def training_batches(
         start_step: Step of the first batch.
         num_hosts: Number of hosts that split each global batch.
         host_id: This host, counted from 0.
+        data_service: Workers that make the batches; None makes them on this host.
 
     Returns:
         Dicts of `image` `[b, size, size, 3]` float32 0..255, `label` `[b]` int32 (see
         `dense_labels`), `domain` `[b]` int32 (position among `records`) and `record` `[b]` int64
         (index within the domain); with MixUp or CutMix also `label2` and `mix`, see
-        `augmentation.mix`.
+        `augmentation.mix`. For an image that cannot be decoded, iterate within
+        `corrupt_images.report_corrupt_image`.
 
     Raises:
-        UserError: the hosts do not fit the batch, a training image has several labels, or the first
-            image cannot be decoded. For others, iterate within `report_corrupt_image`.
+        UserError: the hosts do not fit the batch, or a training image has several labels.
     """
     uses_mixing = augmentation.uses_mixing
     local = host_slice(sampler.batch_size, num_hosts, host_id, keep_pairs=uses_mixing)
     size = local.stop - local.start
-    reader = _make_reader(records, sampler)
-    read_errors: dict[int, Exception] = {}
-    first = sampler.batch_at(start_step)
-    assert_decodable(reader.records[first.domain[0]], int(first.record[0]))
-    spec = {
-        "contents": tf.TensorSpec([size], tf.string),
-        "label": tf.TensorSpec([size], tf.int32),
-        "domain": tf.TensorSpec([size], tf.int32),
-        "record": tf.TensorSpec([size], tf.int64),
-        "seed": tf.TensorSpec([size, 2], tf.int32),
-        POSITION: tf.TensorSpec([size], tf.int64),
-    }
+    if data_service is not None:
+        if size * num_hosts != sampler.batch_size or (uses_mixing and num_hosts > 1 and size % 2):
+            raise UserError(
+                f"batch_size {sampler.batch_size} does not divide equally over {num_hosts} hosts, "
+                "as the data service needs it, in whole pairs if images are mixed"
+            )
+        local = slice(0, sampler.batch_size)  # workers make all slices, one after the other
+    # The workers of a service are other hosts: they may not have the files, only the paths.
+    reader = RecordReader(list(records.values()), memory_map=False if data_service else None)
+    labels = _make_labels(records, sampler)
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
-        batch = sampler.batch_at(int(step))
-        domain, record, seed = batch.domain[local], batch.record[local], batch.seed[local]
-        position = int(step) * sampler.batch_size + np.arange(local.start, local.stop)
-        try:
-            contents = reader.read_images(domain, record)
-        except Exception as error:  # raised by `on_missing`, when this batch is due
-            read_errors[int(step)] = error
-            contents, position = reader.placeholders(size), np.full(size, -1)
-        return contents, reader.read_labels(domain, record), domain, record, seed, position
+    def describe(spec: BatchSpec) -> tf.Tensor:
+        """`[K, B]` images -> `[K, b, 7]` int64 rows."""
+        columns = [
+            tf.cast(spec.domain, tf.int64),
+            spec.record,
+            tf.cast(labels.gather(spec.domain, spec.record), tf.int64),
+            tf.bitcast(spec.seed, tf.int64),
+        ]
+        places = reader.places(spec.domain, spec.record)
+        return tf.concat([tf.stack(columns, axis=-1), places], axis=-1)[:, local]
 
-    def preprocess(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        contents, seed = example.pop("contents"), example.pop("seed")
+    def preprocess(contents: tf.Tensor, row: tf.Tensor) -> dict[str, tf.Tensor]:
+        seed = tf.bitcast(row[_SEED], tf.int32)
+        example = {"row": row}
         if uses_mixing:
             seed, mix_seed = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
             example["mix_params"] = sample_mix(
@@ -106,27 +116,18 @@ def training_batches(
         return {"image": preprocess_train(contents, seed, augmentation), **example}
 
     def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        del batch[POSITION]
+        batch |= _unpack(batch.pop("row"))
         return mix(batch, batch.pop("mix_params")) if uses_mixing else batch
 
-    def expected_positions(batch_index: tf.Tensor) -> tf.Tensor:
-        start = (start_step + batch_index) * sampler.batch_size
-        return start + tf.range(local.start, local.stop, dtype=tf.int64)
-
-    def on_missing(batch_index: int) -> None:
-        step = start_step + batch_index
-        if step in read_errors:
-            raise read_errors[step]
-        batch = sampler.batch_at(step)
-        for domain, record in zip(batch.domain[local], batch.record[local], strict=True):
-            assert_decodable(reader.records[domain], int(record))
-
-    steps = tf.data.Dataset.counter(start_step)
-    batches = steps.map(
-        lambda step: call_numpy(read, step, spec), num_parallel_calls=_READS_AHEAD
-    ).prefetch(1)
-    examples = batches.unbatch().map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
-    return batch_with_error_reporting(examples, size, expected_positions, on_missing, finish)
+    order = None if data_service is None else worker_order(data_service)
+    rows = _describe_steps(sampler, start_step, describe, order)
+    examples = _map_images(rows.unbatch(), lambda row: row[_PLACE], preprocess, reader)
+    batches = examples.batch(size, drop_remainder=True, num_parallel_calls=tf.data.AUTOTUNE)
+    batches = _keep_order(batches.map(_graph(finish)).prefetch(2))
+    if data_service is None:
+        return batches
+    # One of these batches for each host in turn, from each worker in turn: the order of the steps.
+    return _keep_order(serve(batches, data_service, num_hosts, host_id).prefetch(2))
 
 
 def record_batches(
@@ -148,21 +149,14 @@ def record_batches(
         UserError: the hosts do not fit the batch, or a training image has several labels.
     """
     local = host_slice(sampler.batch_size, num_hosts, host_id)
-    size = local.stop - local.start
-    reader = _make_reader(records, sampler)
-    spec = {
-        "label": tf.TensorSpec([size], tf.int32),
-        "domain": tf.TensorSpec([size], tf.int32),
-        "record": tf.TensorSpec([size], tf.int64),
-    }
+    labels = _make_labels(records, sampler)
 
-    def read(step: np.ndarray) -> tuple[np.ndarray, ...]:
-        batch = sampler.batch_at(int(step))
-        domain, record = batch.domain[local], batch.record[local]
-        return reader.read_labels(domain, record), domain, record
+    def describe(spec: BatchSpec) -> tf.Tensor:
+        columns = [spec.domain, spec.record, labels.gather(spec.domain, spec.record)]
+        return tf.stack([tf.cast(column, tf.int64) for column in columns], axis=-1)[:, local]
 
-    batches = tf.data.Dataset.counter(start_step).map(lambda step: call_numpy(read, step, spec))
-    return keep_order(batches.prefetch(4))
+    rows = _describe_steps(sampler, start_step, describe)
+    return _keep_order(rows.map(_graph(_unpack)).prefetch(4))
 
 
 def gather_rows(
@@ -173,24 +167,24 @@ def gather_rows(
     Args:
         dataset: Batches with `domain` and `record`.
         name: The new entry of each batch, `[b, D]` float32.
-        rows_by_domain: `[N_d, D]` float32 arrays or memory maps, in the order that `domain` counts.
-
-    Raises:
-        ValueError: the arrays differ in width.
+        rows_by_domain: `[N_d, D_d]` float32 arrays or memory maps, in the order that `domain`
+            counts. D is the largest D_d; shorter rows are filled up with zeros.
     """
-    widths = {rows.shape[1] for rows in rows_by_domain}
-    if len(widths) != 1:
-        raise ValueError(f"rows of {name!r} have widths {sorted(widths)}; they must have one width")
-    shape = [dataset.element_spec["record"].shape[0], widths.pop()]
-
-    def lookup(domain: np.ndarray, record: np.ndarray) -> np.ndarray:
-        return gather(rows_by_domain, domain, record)
+    tables = [rows_tensor(rows) for rows in rows_by_domain]
+    width = max(rows.shape[1] for rows in tables)
+    size = dataset.element_spec["record"].shape[0]
 
     def add(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        rows = tf.numpy_function(lookup, [batch["domain"], batch["record"]], tf.float32)
-        return {**batch, name: tf.ensure_shape(rows, shape)}
+        positions, parts = [], []
+        for d, rows in enumerate(tables):
+            places = tf.where(batch["domain"] == d)[:, 0]
+            part = tf.gather(rows, tf.gather(batch["record"], places))
+            parts.append(tf.pad(part, [[0, 0], [0, width - rows.shape[1]]]))
+            positions.append(tf.cast(places, tf.int32))
+        rows = tf.dynamic_stitch(positions, parts)
+        return {**batch, name: tf.ensure_shape(rows, [size, width])}
 
-    return dataset.map(add).prefetch(4)
+    return dataset.map(_graph(add)).prefetch(4)
 
 
 def evaluation_batches(
@@ -206,57 +200,29 @@ def evaluation_batches(
 
     Returns:
         Dicts of `image` `[b, size, size, 3]` float32 0..255, `record` `[b]` int64 and `mask` `[b]`
-        bool. The last batch is filled up with gray images, record 0, mask False. Iterate within
-        `report_corrupt_image`.
+        bool. The last batch is filled up with gray images, record 0, mask False. For an image that
+        cannot be decoded, iterate within `corrupt_images.report_corrupt_image`.
     """
-    total = len(records)
-    num_batches = -(-total // batch_size)
-    read_errors: dict[int, Exception] = {}
-    spec = {
-        "contents": tf.TensorSpec([batch_size], tf.string),
-        POSITION: tf.TensorSpec([batch_size], tf.int64),
-    }
+    reader = RecordReader([records])
 
-    def record_range(batch_index: int) -> range:
-        first = min(batch_index * batch_size, total)
-        return range(first, min(first + batch_size, total))
+    def preprocess(contents: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
+        image = preprocess_eval(contents, size, resize_mode)
+        return {"image": image, "record": record, "mask": True}
 
-    def read(batch_index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        indices = record_range(int(batch_index))
-        contents = RecordReader.placeholders(batch_size)
-        try:
-            contents[: len(indices)] = records.read(indices) if indices else []
-        except Exception as error:  # raised by `on_missing`, when this batch is due
-            read_errors[int(batch_index)] = error
-            return contents, np.full(batch_size, -1)
-        return contents, int(batch_index) * batch_size + np.arange(batch_size)
-
-    def preprocess(example: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        image = preprocess_eval(example["contents"], size, resize_mode)
-        return {"image": image, POSITION: example[POSITION]}
-
-    def finish(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        mask = batch[POSITION] < total
-        record = tf.where(mask, batch[POSITION], 0)
-        return {"image": batch["image"], "record": record, "mask": mask}
-
-    def expected_positions(batch_index: tf.Tensor) -> tf.Tensor:
-        return batch_index * batch_size + tf.range(batch_size, dtype=tf.int64)
-
-    def on_missing(batch_index: int) -> None:
-        if batch_index in read_errors:
-            raise read_errors[batch_index]
-        for record in record_range(batch_index):
-            assert_decodable(records, record)
-
-    # One more batch, of placeholders, fills up a last batch that lacks an image: so it is checked.
-    batches = tf.data.Dataset.range(num_batches + 1).map(
-        lambda batch_index: call_numpy(read, batch_index, spec), num_parallel_calls=_READS_AHEAD
+    examples = _map_images(
+        tf.data.Dataset.range(len(records)),
+        lambda record: reader.places(tf.constant(0, tf.int64), record),
+        preprocess,
+        reader,
     )
-    examples = batches.prefetch(1).unbatch().map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
-    return batch_with_error_reporting(
-        examples, batch_size, expected_positions, on_missing, finish
-    ).take(num_batches)
+    filler = {
+        "image": tf.fill([size, size, 3], 127.0),
+        "record": tf.constant(0, tf.int64),
+        "mask": False,
+    }
+    fillers = tf.data.Dataset.from_tensors(filler).repeat(-len(records) % batch_size)
+    batches = examples.concatenate(fillers).batch(batch_size, drop_remainder=True)
+    return _keep_order(batches.prefetch(2))
 
 
 def host_slice(batch_size: int, num_hosts: int, host_id: int, keep_pairs: bool = False) -> slice:
@@ -284,7 +250,59 @@ def host_slice(batch_size: int, num_hosts: int, host_id: int, keep_pairs: bool =
     return slice(start, stop)
 
 
-def _make_reader(records: Mapping[str, Records], sampler: BatchSampler) -> RecordReader:
+def _describe_steps(
+    sampler: BatchSampler,
+    start_step: int,
+    describe: Callable[[BatchSpec], tf.Tensor],
+    order: Sequence[int] | None = None,
+) -> tf.data.Dataset:
+    """The rows of each step from `start_step` on; those of a worker's own steps with an `order`."""
+    steps = tf.data.Dataset.counter(start_step)
+    if order is not None:
+        steps = own_steps(start_step, order)
+    chunks = steps.batch(max(1, _IMAGES_PER_CHUNK // sampler.batch_size), drop_remainder=True)
+    rows = chunks.map(_graph(lambda steps: describe(sampler.batch_at(steps))))
+    return rows.prefetch(1).unbatch()
+
+
+def _map_images(
+    elements: tf.data.Dataset,
+    locate: Callable[[tf.Tensor], tf.Tensor],
+    preprocess: Callable[[tf.Tensor, tf.Tensor], dict[str, tf.Tensor]],
+    reader: RecordReader,
+) -> tf.data.Dataset:
+    """Calls `preprocess(encoded image, element)` with the image at each element's place."""
+
+    def read(element: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        return reader.read(locate(element)), element
+
+    parallel = {"num_parallel_calls": tf.data.AUTOTUNE}
+    if reader.is_mapped:
+        return elements.map(_graph(lambda element: preprocess(*read(element))), **parallel)
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = _REMOTE_READS
+    contents = elements.map(_graph(read), num_parallel_calls=_REMOTE_READS)
+    return contents.map(_graph(preprocess), **parallel).with_options(options)
+
+
+def _unpack(rows: tf.Tensor) -> dict[str, tf.Tensor]:
+    return {
+        "label": tf.cast(rows[:, _LABEL], tf.int32),
+        "domain": tf.cast(rows[:, _DOMAIN], tf.int32),
+        "record": rows[:, _RECORD],
+    }
+
+
+def _make_labels(records: Mapping[str, Records], sampler: BatchSampler) -> DomainTable:
     if tuple(records) != sampler.domains:
         raise ValueError(f"records of {tuple(records)}, but a sampler of {sampler.domains}")
-    return RecordReader(records)
+    return make_label_table(records)
+
+
+def _keep_order(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Keeps the order of a data set's elements, and all of them on each host."""
+    options = tf.data.Options()
+    options.deterministic = True
+    # Hosts take their own slices by position; nothing else may split the data.
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.OFF
+    return dataset.with_options(options)

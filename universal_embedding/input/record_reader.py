@@ -1,67 +1,112 @@
-"""Reads encoded images and labels of several domains in the order of a batch."""
+"""Labels and encoded images of several domains by (domain, record), as TensorFlow ops.
+
+Nothing here runs Python while batches are made, so the same graph reads on any host. Files on a
+local disk are mapped into memory: a read is a copy of some bytes, without a system call, and no
+file stays open. Files elsewhere, such as gs://, are opened at the record's byte and read in one
+request.
+"""
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 
 import numpy as np
 import tensorflow as tf
 
 from universal_embedding.datasets.records import Records
+from universal_embedding.datasets.tfrecord import FOOTER_BYTES, HEADER_BYTES
 from universal_embedding.errors import UserError
+from universal_embedding.files import is_remote
+
+_IMAGE = {"image": tf.io.FixedLenFeature([], tf.string)}
 
 
 class RecordReader:
-    """Reads encoded images and labels by (domain, record).
+    """Reads records by their places in TFRecord shards.
 
     Args:
         records: Records by domain, in the order that `domain` counts.
+        memory_map: Whether to map the shards; they must be on a disk of the host that reads. By
+            default, if no path has a scheme such as gs://.
 
     Attributes:
-        records: The same in a list.
-        labels: `[N]` int32 labels of each domain, see `dense_labels`.
-
-    Raises:
-        UserError: a record has several labels.
+        is_mapped: Whether the shards are mapped.
     """
 
-    def __init__(self, records: Mapping[str, Records]) -> None:
-        self.records = list(records.values())
-        self.labels = [dense_labels(r) for r in self.records]
+    def __init__(self, records: Sequence[Records], memory_map: bool | None = None) -> None:
+        paths = [path for r in records for path in r.shard_paths]
+        first_shard = np.cumsum([0, *(len(r.shard_paths) for r in records)])
+        shards = [r.shards + first for r, first in zip(records, first_shard[:-1], strict=True)]
+        places = [
+            np.stack([s, r.offsets, r.lengths], axis=1).astype(np.int64)
+            for s, r in zip(shards, records, strict=True)
+        ]
+        self.is_mapped = not any(map(is_remote, paths)) if memory_map is None else memory_map
+        self._places = DomainTable(places)
+        with tf.device("CPU:0"):
+            self._paths = tf.constant(paths, tf.string, [len(paths)])
+            if self.is_mapped:
+                self._files = _map_files(paths, np.concatenate(places))
 
-    def read_images(self, domain: np.ndarray, record: np.ndarray) -> np.ndarray:
-        """Reads `[b]` encoded images, an object array of bytes."""
-        contents = np.empty(len(domain), object)
-        for d in np.unique(domain):
-            rows = np.flatnonzero(domain == d)
-            contents[rows] = self.records[d].read(record[rows].tolist())
-        return contents
+    def places(self, domain: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+        """Looks places up: `[...]` -> `[..., 3]` int64, the shard, the byte in it, the length."""
+        return self._places.gather(domain, record)
 
-    def read_labels(self, domain: np.ndarray, record: np.ndarray) -> np.ndarray:
-        """Returns `[b]` int32 labels, see `dense_labels`."""
-        return gather(self.labels, domain, record)
+    def read(self, place: tf.Tensor) -> tf.Tensor:
+        """Reads the encoded image at a place: `[3]` int64 -> scalar string.
 
-    @staticmethod
-    def placeholders(count: int) -> np.ndarray:
-        """Returns `[count]` encoded images of one gray pixel, an object array of bytes."""
-        return np.full(count, _placeholder_image(), object)
+        Raises:
+            tf.errors.OpError: when run, if there is no such record.
+        """
+        example = self._read_mapped(place) if self.is_mapped else self._read_stream(place)
+        return tf.io.parse_single_example(example, _IMAGE)["image"]
+
+    def _read_mapped(self, place: tf.Tensor) -> tf.Tensor:
+        shard, offset, length = tf.unstack(place)
+        file = tf.raw_ops.TensorListGetItem(
+            input_handle=self._files,
+            index=tf.cast(shard, tf.int32),
+            element_shape=[-1],
+            element_dtype=tf.uint8,
+        )
+        data = file[offset + HEADER_BYTES : offset + length - FOOTER_BYTES]
+        # From uint8 to a string: a serialized tensor ends with its bytes.
+        serialized = tf.io.serialize_tensor(data)
+        size = tf.size(data)
+        return tf.strings.substr(serialized, tf.strings.length(serialized) - size, size)
+
+    def _read_stream(self, place: tf.Tensor) -> tf.Tensor:
+        shard, offset, length = tf.unstack(place)
+        dataset = tf.raw_ops.TFRecordDatasetV2(
+            filenames=tf.gather(self._paths, shard)[None],
+            compression_type="",
+            buffer_size=length,  # one request
+            byte_offsets=offset[None],
+        )
+        signature = {"output_types": [tf.string], "output_shapes": [[]]}
+        dataset = tf.raw_ops.TakeDataset(
+            input_dataset=dataset, count=tf.constant(1, tf.int64), **signature
+        )
+        # Unlike an interleave it fails, rather than skip it, if there is no record.
+        return tf.raw_ops.DatasetToSingleElement(dataset=dataset, **signature)[0]
 
 
-def gather(arrays: Sequence[np.ndarray], domain: np.ndarray, record: np.ndarray) -> np.ndarray:
-    """Gathers `arrays[domain[i]][record[i]]` for each i.
+class DomainTable:
+    """Rows of several domains in one table in host memory.
 
     Args:
-        arrays: `[N_d, ...]` of one dtype and row shape, for each domain; memory maps will do.
-        domain: `[b]` integers.
-        record: `[b]` integers.
-
-    Returns:
-        `[b, ...]`.
+        rows_by_domain: `[N_d, ...]` of one dtype and row shape, in the order that `domain` counts.
     """
-    out = np.empty((len(domain), *arrays[0].shape[1:]), arrays[0].dtype)
-    for d in np.unique(domain):
-        rows = np.flatnonzero(domain == d)
-        out[rows] = arrays[d][record[rows]]
-    return out
+
+    def __init__(self, rows_by_domain: Sequence[np.ndarray]) -> None:
+        first = np.cumsum([0, *map(len, rows_by_domain)], dtype=np.int64)
+        with tf.device("CPU:0"):
+            self._first, self._rows = (
+                tf.constant(first[:-1]),
+                tf.constant(np.concatenate(rows_by_domain)),
+            )
+
+    def gather(self, domain: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+        """Rows of records: `[...]`, `[...]` int64 -> `[..., ...]`."""
+        return tf.gather(self._rows, tf.gather(self._first, domain) + record)
 
 
 def dense_labels(records: Records) -> np.ndarray:
@@ -81,6 +126,37 @@ def dense_labels(records: Records) -> np.ndarray:
     return np.unique(records.labels.values, return_inverse=True)[1].astype(np.int32)
 
 
-@cache
-def _placeholder_image() -> bytes:
-    return tf.io.encode_png(tf.fill([1, 1, 3], tf.constant(127, tf.uint8))).numpy()
+def make_label_table(records: Mapping[str, Records]) -> DomainTable:
+    """Makes the table of `dense_labels`.
+
+    Raises:
+        UserError: a record has several labels.
+    """
+    return DomainTable([dense_labels(r) for r in records.values()])
+
+
+def rows_tensor(rows: np.ndarray) -> tf.Tensor:
+    """A tensor of float32 rows; those of a memory map stay in their file, unread."""
+    if not isinstance(rows, np.memmap) or not rows.size:
+        return tf.constant(rows, tf.float32)
+    start = rows.offset // rows.itemsize  # the header of a .npy file is a multiple of 64 bytes
+    with tf.device("CPU:0"):
+        values = tf.raw_ops.ImmutableConst(
+            dtype=tf.float32, shape=[start + rows.size], memory_region_name=str(rows.filename)
+        )
+        return tf.reshape(values[start:], rows.shape)  # both share the file's memory
+
+
+def _map_files(paths: Sequence[str], places: np.ndarray) -> tf.Tensor:
+    """A TensorList of the files' bytes; a tensor of a list is shared, not copied."""
+    ends = np.zeros(len(paths), np.int64)
+    np.maximum.at(ends, places[:, 0], places[:, 1] + places[:, 2])
+    files = tf.raw_ops.TensorListReserve(
+        element_shape=[-1], num_elements=len(paths), element_dtype=tf.uint8
+    )
+    for i in np.flatnonzero(ends).tolist():
+        file = tf.raw_ops.ImmutableConst(
+            dtype=tf.uint8, shape=[ends[i]], memory_region_name=paths[i]
+        )
+        files = tf.raw_ops.TensorListSetItem(input_handle=files, index=i, item=file)
+    return files

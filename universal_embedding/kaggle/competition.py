@@ -4,6 +4,7 @@ The limit on dimensions, which export must know too, is `export.zip_archive.MAX_
 """
 
 import csv
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,6 +123,7 @@ def score_predictions(predictions: Rankings, solution: Solution) -> dict[str, fl
 
 
 def _read_rows(path: str | Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
+    csv.field_size_limit(sys.maxsize)  # a class may have any number of images
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)

@@ -10,11 +10,8 @@ from pathlib import Path
 from absl import logging
 from tqdm import tqdm
 
-from universal_embedding.datasets.image_files import (
-    IMAGE_SUFFIXES,
-    CorruptImageError,
-    read_image_bytes,
-)
+from universal_embedding.datasets.image_files import CorruptImageError, read_image_bytes
+from universal_embedding.datasets.image_listing import list_image_files
 from universal_embedding.datasets.records import (
     Records,
     list_prepared_domains,
@@ -55,11 +52,13 @@ def from_folder(folder: str | Path) -> list[LabeledImage]:
         UserError: There are none.
     """
     images = []
-    for path in sorted(Path(folder).glob("*/**/*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            name = path.relative_to(folder)
-            read = functools.partial(_read_file, path)
-            images.append(LabeledImage(name.as_posix(), frozenset([name.parts[0]]), read))
+    listing = list_image_files(Path(folder))
+    for name, reason in listing.unusable.items():
+        raise UserError(f"{folder}/{name} cannot be used: {reason}")
+    for name in listing.names:
+        if "/" in name:
+            read = functools.partial(_read_file, Path(folder, name))
+            images.append(LabeledImage(name, frozenset([name.split("/")[0]]), read))
     if not images:
         raise UserError(f"{folder} has no images in sub-folders named by class")
     return images

@@ -3,6 +3,7 @@
 import datetime
 import hashlib
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -19,15 +20,18 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from universal_embedding.datasets.image_files import IMAGE_SUFFIXES, CorruptImageError, read_image
+from universal_embedding.datasets.image_files import CorruptImageError, read_image
+from universal_embedding.datasets.image_listing import IMAGE_SUFFIXES, list_image_files
 from universal_embedding.errors import UserError
 from universal_embedding.export import saved_model, zip_archive
+from universal_embedding.export.model_card import card_paths
 from universal_embedding.export.zip_archive import MAX_EMBEDDING_DIM
 from universal_embedding.kaggle import competition, leaderboard
 from universal_embedding.kaggle.competition import K, Rankings, Solution
 from universal_embedding.search.exact import exact_search
 
 MAX_WAITING_IMAGES = 256  # decoded, until there is a batch of their size
+MAX_WAITING_BYTES = 256 << 20
 NUM_DECODED_AHEAD = 64
 
 
@@ -106,7 +110,7 @@ def load_predictions(path: str | Path) -> ScoringResult:
         UserError: It is missing or malformed.
     """
     predictions = competition.read_predictions(path)
-    fingerprint = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    fingerprint = hashlib.sha256(repr(sorted(predictions.items())).encode()).hexdigest()
     return ScoringResult(Path(path).name, fingerprint, predictions, {"config": None})
 
 
@@ -115,11 +119,11 @@ def record_result(
     solution: Solution,
     solution_path: str | Path,
     leaderboard_path: str | Path,
-) -> str:
+) -> Iterator[str]:
     """Scores predictions and appends them to the leaderboard.
 
-    Returns:
-        Score, speed and ranking as text.
+    Yields:
+        Score and speed as text, before the leaderboard is touched, and then the ranking.
 
     Raises:
         UserError: A predicted query is not in the solution.
@@ -134,7 +138,6 @@ def record_result(
         **scores,
         **result.metadata,
     }
-    leaderboard.append(leaderboard_path, entry)
     lines = []
     for name in ("public", "private", "total"):
         score = scores[name]
@@ -142,9 +145,11 @@ def record_result(
         lines.append(f"{name:8}{text}")
     if "images_per_second" in entry:
         lines += describe_speed(entry["images_per_second"], entry["peak_memory_bytes"])
+    yield "\n".join(lines)
+    leaderboard.append(leaderboard_path, entry)
     ranking = leaderboard.ranking(leaderboard_path, solution_fingerprint)
     table = leaderboard.format_table(ranking, result.fingerprint)
-    return "\n".join([*lines, "", f"ranking in {leaderboard_path}", table])
+    yield f"\nranking in {leaderboard_path}\n{table}"
 
 
 def find_images(folder: str | Path) -> dict[str, Path]:
@@ -154,11 +159,15 @@ def find_images(folder: str | Path) -> dict[str, Path]:
         UserError: There are none, or two map to the same id.
     """
     images: dict[str, Path] = {}
-    for path in sorted(Path(folder).rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in images:
-                raise UserError(f"{path} and {images[path.stem]} map to the same id; rename one")
-            images[path.stem] = path
+    listing = list_image_files(Path(folder))
+    for name, reason in listing.unusable.items():
+        raise UserError(f"{folder}/{name} cannot be scored: {reason}")
+    for path in (Path(folder, name) for name in listing.names):
+        if path.stem in images:
+            raise UserError(f"{path} and {images[path.stem]} map to the same id; rename one")
+        if len(path.stem.split()) != 1:
+            raise UserError(f"{path} has white space in its id, which separates ids; rename it")
+        images[path.stem] = path
     if not images:
         raise UserError(f"{folder} has no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return images
@@ -209,9 +218,10 @@ def embed_images(
         for i, image in enumerate(_decode_ahead(paths)):
             waiting[image.shape].append((i, image))
             num_waiting += 1
+            num_bytes = sum(len(group) * math.prod(shape) for shape, group in waiting.items())
             if len(waiting[image.shape]) == batch_size:
                 embed_waiting(image.shape)
-            elif num_waiting == MAX_WAITING_IMAGES:
+            elif num_waiting == MAX_WAITING_IMAGES or num_bytes > MAX_WAITING_BYTES:
                 embed_waiting(max(waiting, key=lambda shape: len(waiting[shape])))
         for shape in list(waiting):
             embed_waiting(shape)
@@ -275,8 +285,11 @@ def _decode_ahead(paths: Sequence[Path]) -> Iterator[np.ndarray]:
         pending: deque[Future[np.ndarray]] = deque()
         for path in paths:
             pending.append(pool.submit(_decode, path))
-            if len(pending) > NUM_DECODED_AHEAD:
-                yield pending.popleft().result()
+            decoded = sum(f.result().nbytes for f in pending if f.done() and not f.exception())
+            while pending and (len(pending) > NUM_DECODED_AHEAD or decoded > MAX_WAITING_BYTES):
+                image = pending.popleft().result()
+                decoded -= image.nbytes
+                yield image
         while pending:
             yield pending.popleft().result()
 
@@ -312,10 +325,12 @@ def _check_embeddings(outputs: np.ndarray, paths: Sequence[Path], embedding_dim:
 def _read_config(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """The config from the card beside the zip if the card describes this very model."""
     try:
-        card = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        card = json.loads(card_paths(path)[0].read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return card.get("config") if card.get("fingerprint") == fingerprint else None
+    if not isinstance(card, dict) or card.get("fingerprint") != fingerprint:
+        return None
+    return card.get("config")
 
 
 def _peak_memory_bytes() -> int:

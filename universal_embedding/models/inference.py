@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from universal_embedding.input.pipeline import evaluation_batches, report_corrupt_image
+from universal_embedding.input.corrupt_images import report_corrupt_image
+from universal_embedding.input.pipeline import evaluation_batches
 
 if TYPE_CHECKING:
     from universal_embedding.datasets.records import Records
@@ -83,14 +84,18 @@ def embed_records(
             disable=None if show_progress else True,  # None: only on a terminal
             leave=False,
         )
+    num_done = 0
     try:
-        with report_corrupt_image():
+        with report_corrupt_image(
+            lambda: ((records, i) for i in range(num_done, len(records))[:batch_size])
+        ):
             for batch in batches:
                 rows = np.asarray(embed_fn(batch["image"]), np.float32)
                 indices, mask = batch["record"].numpy(), batch["mask"].numpy()
                 if out is None:
                     out = np.empty((len(records), rows.shape[1]), np.float32)
                 out[indices[mask]] = rows[mask]
+                num_done += int(mask.sum())
                 bar.update(int(mask.sum()))
     finally:
         if bar is not progress_bar:

@@ -5,9 +5,8 @@ Guo et al. 2020 (arXiv 1908.10396); every row in two leaves, Sun et al. 2023 (ar
 
 import dataclasses
 import importlib.util
-import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,46 +15,44 @@ from absl import logging
 
 from universal_embedding.errors import UserError
 from universal_embedding.search import scann_ops
-from universal_embedding.search.neighbors import NUM_SPARE, NearestNeighbors, recall
+from universal_embedding.search.index_rows import RowCodec
+from universal_embedding.search.neighbors import NearestNeighbors, recall
+from universal_embedding.search.scann_tuner import (
+    ScannConfig,
+    TuningQueries,
+    choose_tree,
+    search_tree,
+    tune_visits,
+)
 
 MIN_INDEX_SIZE = 20_000  # a smaller index gains nothing from a tree and is searched exactly
-_NUM_TUNING_QUERIES = 2000
-_K = 5
-_NUM_TUNING_STEPS = 24
-
-
-@dataclass(frozen=True)
-class ScannConfig:
-    """Settings of a ScaNN search.
-
-    Attributes:
-        leaves: Number of partitions of the index; 0 for none (exact).
-        leaves_to_search: Number of partitions that a query visits.
-        reorder: Number of candidates scored again with full precision.
-    """
-
-    leaves: int
-    leaves_to_search: int
-    reorder: int
 
 
 class ScannIndex(NearestNeighbors):
     """Visits only the partitions of the index near a query.
 
-    The number of partitions follows the size of the index; the number visited is the smallest that
-    reaches the target recall for rows of the index, compared with an exact search.
+    The number of partitions is chosen on a sample of the rows; the number visited is the smallest
+    that reaches the target recall for rows of the index, compared with an exact search. Rows are
+    added to the partitions; the index is built again when it has doubled.
 
     Args:
         target_recall: Recall@5 to reach, between 0 and 1.
+        dtype: Format of the rows: `float32`, `bfloat16` or `int8`, with steps fitted to the index.
+        build_gflop: Largest cost of a build; see `scann_tuner.build_cost`. None: no limit.
 
     Attributes:
         config: The tuned settings; None before `index`.
 
     Raises:
-        UserError: `target_recall` is out of range, or ScaNN is not installed.
+        UserError: `target_recall` or `dtype` is out of range, or ScaNN is not installed.
     """
 
-    def __init__(self, target_recall: float = 0.99) -> None:
+    def __init__(
+        self,
+        target_recall: float = 0.99,
+        dtype: str = "float32",
+        build_gflop: float | None = None,
+    ) -> None:
         if not 0 < target_recall <= 1:
             raise UserError(f"target_recall is {target_recall}; it must be above 0 and at most 1")
         if importlib.util.find_spec("scann") is None:
@@ -63,7 +60,8 @@ class ScannIndex(NearestNeighbors):
                 "approximate search needs ScaNN, which is not installed: on Linux, "
                 "`pip install 'scann[tf]>=1.4.2,<1.5'`; elsewhere use exact search"
             )
-        self.target_recall = target_recall
+        RowCodec(dtype)  # checks it
+        self.target_recall, self.dtype, self.build_gflop = target_recall, dtype, build_gflop
         self.config: ScannConfig | None = None
 
     @property
@@ -72,52 +70,23 @@ class ScannIndex(NearestNeighbors):
         return self.config is not None and self.config.leaves == 0
 
     def _build(self, rows: np.ndarray) -> None:
+        self._built_size = len(rows)
         if len(rows) < MIN_INDEX_SIZE:
-            self.config = ScannConfig(0, 0, 0)
+            self.config = ScannConfig(leaves=0)
             self._searcher = scann_ops.build_brute_force(rows)
             return
-        leaves = int(2 * math.sqrt(len(rows)))
-        self._searcher = scann_ops.build_tree(rows, leaves, _K + 1 + NUM_SPARE)
-        self.config = self._tune(rows, leaves)
+        tree = choose_tree(rows, self.target_recall, self.build_gflop)
+        self._searcher = scann_ops.build_tree(rows, tree.leaves, tree.dims_per_block, self.dtype)
+        self.config = tune_visits(
+            self._searcher, tree, TuningQueries.from_rows(rows), self.target_recall
+        )
         logging.info("index of %d images: %s", len(rows), self.config)
 
-    def _tune(self, rows: np.ndarray, leaves: int) -> ScannConfig:
-        """Finds the cheapest settings that reach the target recall."""
-        num_queries = min(_NUM_TUNING_QUERIES, len(rows))
-        query_ids = np.random.default_rng(0).choice(len(rows), num_queries, replace=False)
-        queries = rows[query_ids]
-        k = _K + 1  # a query finds itself as well
-        truth = scann_ops.search(scann_ops.build_brute_force(rows), queries, k)
-        not_self = truth != query_ids[:, None]
-        visits = np.unique(
-            np.geomspace(max(1, leaves // 100), leaves, _NUM_TUNING_STEPS).astype(int)
-        )
-        for reorder in (60, 150, 400):
-            low, high = 0, len(visits) - 1
-            while low < high:
-                middle = (low + high) // 2
-                config = ScannConfig(leaves, int(visits[middle]), reorder)
-                ids = self._search(queries, k + NUM_SPARE, config)
-                hits = (truth[:, :, None] == ids[:, None, :k]).any(2)
-                reached = hits[not_self].mean() >= self.target_recall
-                low, high = (low, middle) if reached else (middle + 1, high)
-            if low < len(visits) - 1:
-                break
-        return ScannConfig(leaves, int(visits[low]), reorder)
-
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
-        return self._search(queries, k, self._tuned_config())
-
-    def _search(self, queries: np.ndarray, k: int, config: ScannConfig) -> np.ndarray:
+        config = self._tuned_config()
         if not config.leaves:
             return scann_ops.search(self._searcher, queries, k)
-        return scann_ops.search(
-            self._searcher,
-            queries,
-            k,
-            pre_reorder_num_neighbors=max(config.reorder, 4 * k),
-            leaves_to_search=config.leaves_to_search,
-        )
+        return search_tree(self._searcher, queries, k, config)
 
     def _tuned_config(self) -> ScannConfig:
         if self.config is None:
@@ -153,14 +122,28 @@ class ScannIndex(NearestNeighbors):
         self.config = tuned
         return points
 
+    def _append(self, rows: np.ndarray) -> None:
+        outgrown = MIN_INDEX_SIZE if self.is_exact else 2 * self._built_size
+        if len(self._rows) >= outgrown:
+            self.rebuild()
+        else:
+            scann_ops.append(self._searcher, rows)
+
     def _save(self, folder: Path) -> dict[str, Any]:
         scann_ops.save(self._searcher, folder)
-        return {"target_recall": self.target_recall, "config": asdict(self._tuned_config())}
+        return {
+            "target_recall": self.target_recall,
+            "config": asdict(self._tuned_config()),
+            "built_size": self._built_size,
+        }
 
     @classmethod
-    def _load(cls, folder: Path, description: dict[str, Any], rows: np.ndarray) -> Self:
-        del rows  # ScaNN has its own copy
-        search = cls(description["target_recall"])
+    def _load(cls, folder: Path, description: dict[str, Any]) -> Self:
+        del folder
+        search = cls(description["target_recall"], description["dtype"])
         search.config = ScannConfig(**description["config"])
-        search._searcher = scann_ops.load(folder)
+        search._built_size = description["built_size"]
         return search
+
+    def _restore(self, folder: Path) -> None:
+        self._searcher = scann_ops.load(folder)

@@ -8,23 +8,42 @@ import numpy as np
 
 _BATCH_SIZE = 1250  # queries that one thread scores at once: faster than ScaNN's default of 256
 
+_UPSERT_BATCH_SIZE = 256
+TRAINING_ITERATIONS = 10
+
 
 def build_brute_force(rows: np.ndarray) -> Any:
     """Builds an exact searcher of `rows` `[N, D]` float32."""
     return _builder(rows, min(10, len(rows))).score_brute_force().build()
 
 
-def build_tree(rows: np.ndarray, leaves: int, k: int) -> Any:
-    """Builds an approximate searcher of `leaves` partitions, each row in two that complement."""
-    sample_size = min(len(rows), max(100_000, 50 * leaves))
-    partitioned = _builder(rows, k).tree(
+def build_tree(rows: np.ndarray, leaves: int, dims_per_block: int, dtype: str = "float32") -> Any:
+    """Builds an approximate searcher of `leaves` partitions, each row in two that complement.
+
+    Args:
+        rows: `[N, D]` float32.
+        leaves: Number of partitions.
+        dims_per_block: Dimensions that share a 4-bit code.
+        dtype: Format of the rows that ScaNN keeps to score candidates again.
+    """
+    from scann.scann_ops.py.scann_builder import ReorderType
+
+    partitioned = _builder(rows, 10).tree(
         leaves,
         leaves,
-        training_sample_size=sample_size,
-        soar_lambda=1.5,
-        overretrieve_factor=2.0,
+        training_sample_size=training_sample_size(len(rows), leaves),
+        training_iterations=TRAINING_ITERATIONS,
+        min_partition_size=10,
+        soar_lambda=1.3,
+        overretrieve_factor=1.2,
     )
-    return partitioned.score_ah(2, anisotropic_quantization_threshold=0.2).reorder(100).build()
+    hashed = partitioned.score_ah(dims_per_block, anisotropic_quantization_threshold=0.2)
+    return hashed.reorder(100, quantize=ReorderType[dtype.upper()]).build()
+
+
+def training_sample_size(num_rows: int, leaves: int) -> int:
+    """Number of rows that the partitions are trained on."""
+    return min(num_rows, max(100_000, 40 * leaves))
 
 
 def search(searcher: Any, queries: np.ndarray, k: int, **settings: int) -> np.ndarray:
@@ -38,6 +57,11 @@ def search(searcher: Any, queries: np.ndarray, k: int, **settings: int) -> np.nd
         **settings,
     )
     return np.where(np.isnan(scores), -1, ids.astype(np.int64))
+
+
+def append(searcher: Any, rows: np.ndarray) -> None:
+    """Adds `rows` `[V, D]` after the last; they take the ids that follow."""
+    searcher.searcher.upsert([None] * len(rows), rows, _UPSERT_BATCH_SIZE)
 
 
 def save(searcher: Any, folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The batches of a training stage, on every replica of a strategy."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,10 +12,15 @@ from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.input.batch_sampler import BatchSampler
 from universal_embedding.input.images import AugmentationConfig
-from universal_embedding.input.pipeline import gather_rows, record_batches, training_batches
+from universal_embedding.input.pipeline import (
+    DataService,
+    gather_rows,
+    record_batches,
+    training_batches,
+)
 from universal_embedding.training.feature_cache import cache_features
 from universal_embedding.training.schedule import Stage
-from universal_embedding.training.strategy import num_hosts_and_id
+from universal_embedding.training.strategy import all_reduce_max
 
 if TYPE_CHECKING:
     from universal_embedding.training.experiment import Experiment
@@ -85,18 +91,37 @@ def stage_batches(
         )
         rows["features"] = list(features.values())
     positions = [list(experiment.records).index(domain) for domain in records]
+    data_service = None
+    if experiment.data_service and stage.input == "images":
+        data_service = DataService(experiment.data_service, _job_name(experiment.strategy))
 
     def make_dataset(num_hosts: int, host_id: int) -> tf.data.Dataset:
         if stage.input == "features":
             dataset = record_batches(records, sampler, step, num_hosts, host_id)
         else:
             augmentation = _augmentation(experiment.config, stage)
-            dataset = training_batches(records, sampler, augmentation, step, num_hosts, host_id)
+            dataset = training_batches(
+                records, sampler, augmentation, step, num_hosts, host_id, data_service
+            )
         for name, rows_by_domain in rows.items():
             dataset = gather_rows(dataset, name, rows_by_domain)
         return remap_domains(dataset, positions)
 
     return distribute(make_dataset, experiment.strategy)
+
+
+def stage_examples(
+    experiment: "Experiment", stage: Stage, steps: Iterable[int]
+) -> Iterator[tuple[Records, int]]:
+    """The images of some steps of a stage in their order: their records, and the index in them."""
+    if stage.input != "images":
+        return
+    records = list(experiment.stage_records(stage).values())
+    sampler = experiment.batch_sampler(stage)
+    for step in steps:
+        spec = sampler.batch_at(step)
+        for d, index in zip(spec.domain.numpy(), spec.record.numpy(), strict=True):
+            yield records[d], int(index)
 
 
 def remap_domains(dataset: tf.data.Dataset, positions: Sequence[int]) -> tf.data.Dataset:
@@ -114,19 +139,24 @@ def distribute(
         make_dataset: `(num_hosts, host_id)` -> the host's data set of its slices of the batches.
         strategy: The replicas of a host get consecutive slices of its batch.
     """
-    if strategy.num_replicas_in_sync == 1:
-        return iter(make_dataset(1, 0))
 
-    def host_dataset(_: tf.distribute.InputContext) -> tf.data.Dataset:
-        num_hosts, host_id = num_hosts_and_id(strategy)
-        dataset = make_dataset(num_hosts, host_id)
+    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
+        num_hosts = context.num_input_pipelines
+        dataset = make_dataset(num_hosts, context.input_pipeline_id)
         host_batch_size = dataset.element_spec["label"].shape[0]
         replica_batch_size = host_batch_size * num_hosts // strategy.num_replicas_in_sync
-        dataset = dataset.rebatch(replica_batch_size, drop_remainder=True)
+        if replica_batch_size != host_batch_size:
+            dataset = dataset.rebatch(replica_batch_size, drop_remainder=True)
         # Without it, workers expect the data set to end, and with it batches of unknown size.
         return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
     return iter(strategy.distribute_datasets_from_function(host_dataset))
+
+
+def _job_name(strategy: tf.distribute.Strategy) -> str:
+    """A new name on which all hosts agree: a job of an earlier run would be at another step."""
+    names = [float(random.SystemRandom().randrange(2**24)) for _ in range(4)]
+    return "-".join(f"{int(name):06x}" for name in all_reduce_max(names, strategy))
 
 
 def _augmentation(config: ConfigDict, stage: Stage) -> AugmentationConfig:

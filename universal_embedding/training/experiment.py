@@ -46,6 +46,7 @@ class Experiment:
         loss_scale: Dynamic loss scale for float16, or None.
         teachers: Trained models to distill from, or None.
         reweighter: Domain weights that follow the losses, or None.
+        data_service: Address of a tf.data service that makes the images, or empty.
     """
 
     config: ConfigDict
@@ -63,6 +64,7 @@ class Experiment:
     loss_scale: LossScale | None = None
     teachers: Teachers | None = None
     reweighter: DomainReweighter | None = None
+    data_service: str = ""
 
     @classmethod
     def from_config(
@@ -71,6 +73,7 @@ class Experiment:
         records: Mapping[str, Records],
         workdir: Path,
         strategy: tf.distribute.Strategy,
+        data_service: str = "",
     ) -> "Experiment":
         """Builds everything that a config describes.
 
@@ -79,6 +82,7 @@ class Experiment:
             records: Training records by domain.
             workdir: The run directory.
             strategy: The distribution strategy.
+            data_service: Address of a tf.data service that makes the images: `grpc://host:port`.
 
         Raises:
             UserError: a value of the config cannot be used.
@@ -120,6 +124,7 @@ class Experiment:
             loss_scale=loss_scale,
             teachers=teachers,
             reweighter=reweighter,
+            data_service=data_service,
         )
 
     @property

@@ -21,9 +21,10 @@ import numpy as np
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
+from universal_embedding.input.corrupt_images import report_corrupt_image
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.training.checkpoints import Checkpoints
-from universal_embedding.training.data import stage_batches
+from universal_embedding.training.data import stage_batches, stage_examples
 from universal_embedding.training.experiment import Experiment
 from universal_embedding.training.metric_writer import MetricWriter
 from universal_embedding.training.schedule import Stage, learning_rate_at
@@ -121,7 +122,8 @@ class InputPreviewHook(Hook):
         """Reads one batch from an iterator of its own, so that training misses none."""
         experiment, stage, step = context.experiment, context.stage, context.step
         if step == stage.start and stage.input == "images":
-            batch = next(stage_batches(experiment, stage, step, show_progress=False))
+            with report_corrupt_image(lambda: stage_examples(experiment, stage, [step])):
+                batch = next(stage_batches(experiment, stage, step, show_progress=False))
             images = experiment.strategy.experimental_local_results(batch["image"])[0]
             images = images[:NUM_PREVIEW_IMAGES].numpy()
             context.writer.write_images(step, f"input/{stage.name}", images)

@@ -1,6 +1,7 @@
 """Trained models that a student learns from: never trained, never in its checkpoint."""
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import tensorflow as tf
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.graph_check import check_graph
 from universal_embedding.models.inference import make_embed_fn
 from universal_embedding.training.checkpoints import load_embedding_model
 from universal_embedding.training.feature_cache import FeatureCache
@@ -83,7 +85,7 @@ class Teachers:
             show_progress: Whether to show a progress bar.
 
         Returns:
-            `[N, D]` float32 by domain, all of one D.
+            `[N, D]` float32 by domain, memory-mapped; D is that of the domain's teacher.
 
         Raises:
             UserError: a teacher that is needed cannot be loaded.
@@ -91,13 +93,16 @@ class Teachers:
         cache = FeatureCache(folder)
         groups = [list(records)] if self.is_universal else [[domain] for domain in records]
         for domains in groups:
-            missing = {domain: records[domain] for domain in cache.missing(domains)}
+            model_key = self._teacher_key(domains[0])
+            group = {domain: records[domain] for domain in domains}
+            missing = {domain: records[domain] for domain in cache.missing(group, model_key)}
             if not missing:
                 continue
             with strategy.scope():
                 teacher = self._load_teacher(domains[0])
             cache.compute(
                 missing,
+                model_key,
                 make_embed_fn(teacher, strategy),
                 teacher.output_dim,
                 teacher.image_size,
@@ -106,9 +111,18 @@ class Teachers:
                 "teachers",
                 show_progress,
             )
-        rows = cache.read(records)
-        dim = max(embeddings.shape[1] for embeddings in rows.values())
-        return {domain: _pad_columns(embeddings, dim) for domain, embeddings in rows.items()}
+        return cache.read(records)
+
+    def _teacher_key(self, domain: str) -> str:
+        """Identifies a teacher by small files, which hold checksums of its weights; "" if gone."""
+        folder = Path(self.pattern.replace(PLACEHOLDER, domain))
+        if not folder.exists():
+            return ""
+        digest = hashlib.sha256()
+        for name in ("saved_model.pb", "variables/*.index", "config.json", "checkpoints/*/*.index"):
+            for path in sorted(folder.glob(name)):
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
 
     def _load_teacher(self, domain: str) -> "EmbeddingModel | SavedModelTeacher":
         folder = Path(self.pattern.replace(PLACEHOLDER, domain))
@@ -137,6 +151,7 @@ class SavedModelTeacher:
     resize_mode = "squash"
 
     def __init__(self, folder: Path) -> None:
+        check_graph(folder, folder)
         self._model = tf.saved_model.load(str(folder))  # keeps the signature's variables alive
         signature = self._model.signatures.get("serving_default")
         if signature is None or "embedding_norm" not in signature.structured_outputs:
@@ -165,7 +180,3 @@ def _embed_padded(
 ) -> tf.Tensor:
     rows = teacher(images, training=False)
     return tf.pad(rows, [[0, 0], [0, dim - teacher.output_dim]])
-
-
-def _pad_columns(rows: np.ndarray, dim: int) -> np.ndarray:
-    return rows if rows.shape[1] == dim else np.pad(rows, [(0, 0), (0, dim - rows.shape[1])])

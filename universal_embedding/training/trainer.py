@@ -11,9 +11,9 @@ import numpy as np
 from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.errors import UserError
 from universal_embedding.files import is_remote
-from universal_embedding.input.pipeline import report_corrupt_image
+from universal_embedding.input.corrupt_images import report_corrupt_image
 from universal_embedding.training.checkpoints import Checkpoints, restore_or_initialize
-from universal_embedding.training.data import stage_batches
+from universal_embedding.training.data import stage_batches, stage_examples
 from universal_embedding.training.experiment import Experiment
 from universal_embedding.training.hooks import Hook, StepResults, TrainerContext
 from universal_embedding.training.metric_writer import MetricWriter
@@ -24,6 +24,7 @@ from universal_embedding.training.strategy import all_reduce_max, num_hosts_and_
 from universal_embedding.training.train_step import MultiStepLoop, TrainStep
 
 LOCK_FILE = ".lock"
+STEPS_AHEAD = 8  # at most so many batches wait in the input and on the devices
 SECONDS_PER_CALL = 5.0  # signals are handled between calls, and must be within 30 seconds
 
 
@@ -147,7 +148,8 @@ def _take_steps(
     """Takes at most `pace.steps` steps, none after `next_step`, and agrees on signals."""
     steps = min(pace.steps, next_step - context.step)
     start_time = time.monotonic()
-    with report_corrupt_image():
+    ahead = range(context.step, context.step + steps + STEPS_AHEAD)
+    with report_corrupt_image(lambda: stage_examples(context.experiment, context.stage, ahead)):
         loss_sums, grad_norms = loop(context.batches, steps)
         results = StepResults(loss_sums.numpy(), grad_norms.numpy())
     host_values = [time.monotonic() - start_time, float(context.shutdown.signal or 0)]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 from absl import logging
 
 from universal_embedding.errors import UserError
@@ -15,7 +16,7 @@ _HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class PresetFamily:
-    """How to find the image features of a KerasHub class; names are attributes of that class.
+    """Places of the image features in a KerasHub class; names are attributes of that class.
 
     Attributes:
         mean_std: Normalization of 0..1, used where a preset has none of its own.
@@ -150,9 +151,8 @@ def _normalization(spec: str, family: PresetFamily) -> Normalize:
 
 
 def _per_channel(value: float | list[float] | None, default: float) -> list[float]:
-    if value is None or isinstance(value, (int, float)):
-        return [float(default if value is None else value)] * 3
-    return [float(x) for x in value]
+    values = np.asarray(default if value is None else value, np.float64)
+    return np.broadcast_to(values, 3).tolist()
 
 
 def _first_line(error: Exception) -> str:

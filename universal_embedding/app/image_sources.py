@@ -1,0 +1,153 @@
+"""Images to embed: a folder, a list in a Parquet file, or a split of a prepared dataset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, Self
+
+from universal_embedding.datasets.image_files import read_image_file
+from universal_embedding.datasets.image_listing import (
+    IMAGE_SUFFIXES,
+    is_hidden,
+    list_image_files,
+    walk_files,
+)
+from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, is_remote
+
+if TYPE_CHECKING:
+    from universal_embedding.datasets.records import Records
+
+
+class ImageSource(Protocol):
+    """N images; can be pickled."""
+
+    @property
+    def description(self) -> str:
+        """Where the images are from."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Their N names."""
+
+    @property
+    def labels(self) -> Sequence[list[str]]:
+        """For each the names of its classes, none where they are unknown."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+
+    def subset(self, start: int, stop: int) -> Self:
+        """The images `start` to `stop`."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """Image files below a folder, local or remote."""
+
+    description: str
+    root: str
+    names: Sequence[str]
+    labels: Sequence[list[str]]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, index: int) -> bytes:
+        """The bytes of the file."""
+        return read_image_file(self.root, self.names[index])
+
+    def subset(self, start: int, stop: int) -> "FileSource":
+        """The files `start` to `stop`."""
+        part = slice(start, stop)
+        return FileSource(self.description, self.root, self.names[part], self.labels[part])
+
+
+class RecordSource:
+    """Images of a prepared split."""
+
+    def __init__(self, records: "Records", start: int = 0, stop: int | None = None) -> None:
+        self._records, self._range = records, range(len(records))[start:stop]
+        self.description = f"{records.folder} {records.split}"
+        self.names = [str(records.image_ids[i]) for i in self._range]
+        self.labels = [[str(label) for label in records.labels[i]] for i in self._range]
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def read(self, index: int) -> bytes:
+        """The encoded image of the record."""
+        return self._records.read([self._range[index]])[0]
+
+    def subset(self, start: int, stop: int) -> "RecordSource":
+        """The records `start` to `stop`."""
+        part = self._range[start:stop]
+        return RecordSource(self._records, part.start, part.stop)
+
+    def __reduce__(self) -> tuple:
+        return RecordSource, (self._records, self._range.start, self._range.stop)
+
+
+def open_source(images: str, split: str = "test") -> ImageSource:
+    """Opens what a user names.
+
+    Args:
+        images: A folder of images, local or remote, whose sub-folders are the labels; a `.parquet`
+            with a column `name` of paths, absolute or relative to its own folder, and perhaps
+            `label`; or the prepared folder of a domain, `<dataset>/<domain>/<version>`.
+        split: Split of a prepared folder.
+
+    Raises:
+        UserError: There are no such images.
+    """
+    root = as_path(images)
+    if images.endswith(".parquet"):
+        return _from_parquet(images)
+    if (root / "dataset_info.json").exists():
+        from universal_embedding.datasets.records import Records
+
+        return RecordSource(Records(root, root.parent.name, split))
+    if is_remote(images):
+        names = [
+            name
+            for name, _ in walk_files(images)
+            if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
+        ]
+    else:
+        names = list_image_files(Path(root)).names
+    if not names:
+        raise UserError(f"--images={images} holds no images; name a folder that does")
+    names.sort()
+    labels = [[name.split("/")[0]] if "/" in name else [] for name in names]
+    return FileSource(images, str(root), names, labels)
+
+
+def _from_parquet(images: str) -> FileSource:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with as_path(images).open("rb") as file:
+            table = pyarrow.parquet.read_table(file)
+    except (OSError, pyarrow.ArrowInvalid) as error:
+        raise UserError(f"--images={images} cannot be read as Parquet ({error})") from None
+    if "name" not in table.column_names or not len(table):
+        raise UserError(
+            f"--images={images} has the columns {table.column_names} and {len(table)} rows; it "
+            "needs `name`, the path of each image, and perhaps `label`"
+        )
+    columns = table.to_pydict()
+    labels = [_label_list(label) for label in columns.get("label", [None] * len(table))]
+    return FileSource(images, str(as_path(images).parent), columns["name"], labels)
+
+
+def _label_list(label: object) -> list[str]:
+    if label is None:
+        return []
+    return [str(item) for item in label] if isinstance(label, list) else [str(label)]
