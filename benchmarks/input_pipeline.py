@@ -33,7 +33,7 @@ BATCHES_PER_ROUND = flags.DEFINE_integer("batches_per_round", 8, "Batches in a r
 MEMORY_BATCHES = flags.DEFINE_integer(
     "memory_batches", 1000, "Batches over which resident memory is watched.", 200
 )
-NUM_DOMAINS, SHARDS_PER_DOMAIN, IMAGE_SIZE, BATCH_SIZE, NUM_WARMUP = 8, 13, 224, 128, 3
+NUM_DOMAINS, SHARDS_PER_DOMAIN, IMAGE_SIZE, BATCH_SIZE, NUM_WARMUP = 8, 13, 224, 128, 6
 AUGMENTATION = AugmentationConfig(size=IMAGE_SIZE)
 OURS = "universal_embedding"
 

@@ -161,15 +161,17 @@ def make_tpu_strategy(num_hosts, cores_per_host, monkeypatch):
     extended = tpu_strategy.TPUExtended.__new__(tpu_strategy.TPUExtended)
     distribute_lib.StrategyExtendedV2.__init__(extended, strategy)
     extended._tpu_metadata = types.SimpleNamespace(num_cores=num_hosts * cores_per_host)
-    extended._device_assignment = None
+    extended._device_assignment, extended._enable_data_reorder = None, False
     extended._device_input_worker_devices = collections.OrderedDict(
         (f"/job:worker/task:{h}/device:CPU:0", [f"/job:worker/task:{h}/device:TPU:0"])
         for h in range(num_hosts)
     )
     distribute_lib.Strategy.__init__(strategy, extended)
 
-    def on_all_hosts(function, input_workers, contexts, strategy, options):
-        return [function(context) for context in contexts]
+    def on_all_hosts(function, input_workers, contexts, *_, **__):
+        datasets = collections.UserList(function(context) for context in contexts)
+        datasets.element_spec = datasets[0].element_spec
+        return datasets
 
     monkeypatch.setattr(input_util, "get_distributed_datasets_from_function", on_all_hosts)
     return strategy

@@ -24,7 +24,7 @@ class ImageSource(Protocol):
 
     @property
     def description(self) -> str:
-        """Where the images are from."""
+        """Origin of the images, for messages."""
 
     @property
     def names(self) -> Sequence[str]:

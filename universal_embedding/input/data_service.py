@@ -1,10 +1,9 @@
 """Batches made by the workers of a tf.data service, in the order of the steps."""
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 
@@ -25,7 +24,52 @@ class DataService:
 def serve(
     dataset: tf.data.Dataset, service: DataService, num_hosts: int = 1, host_id: int = 0
 ) -> tf.data.Dataset:
-    """Lets the workers make an endless data set: an element for each host, from each in turn."""
+    """Lets the workers make an endless data set, and keeps its order.
+
+    Args:
+        dataset: An element for each host in turn, made of the numbers of `shard_by_worker`.
+        service: The service.
+        num_hosts: Number of hosts that take elements.
+        host_id: This host, counted from 0.
+    """
+    numbers = shard_by_worker().flat_map(
+        lambda number: tf.data.Dataset.from_tensors(number).repeat(num_hosts)
+    )
+    served = _distribute(tf.data.Dataset.zip(numbers, dataset), service, num_hosts, host_id)
+    num_workers = _count_workers(service)
+
+    # The workers are asked in turn, but in any order, and one that is not ready is passed over.
+    # Each keeps its own order, so the turns become whole one after the other.
+    def sort(number: tf.Tensor, values: Any) -> Any:
+        order = tf.argsort(number)
+        return tf.nest.map_structure(lambda value: tf.gather(value, order), values)
+
+    return served.group_by_window(
+        key_func=lambda number, _: number // num_workers,
+        reduce_func=lambda _, turn: (
+            turn.batch(num_workers, drop_remainder=True).map(sort).unbatch()
+        ),
+        window_size=num_workers,
+    )
+
+
+def shard_by_worker() -> tf.data.Dataset:
+    """0, 1, 2, ..., of which each worker gets every n-th."""
+    hint = tf.data.experimental.SHARD_HINT
+    return tf.data.Dataset.counter().shard(hint, hint)
+
+
+def _count_workers(service: DataService) -> int:
+    """Counts the workers that the dispatcher knows: a worker's next number is so much larger."""
+    probe = DataService(service.address, f"{service.job_name}-{uuid.uuid4().hex}")
+    pairs = _distribute(shard_by_worker().batch(2, drop_remainder=True), probe)
+    first, second = next(pairs.as_numpy_iterator())
+    return int(second - first)
+
+
+def _distribute(
+    dataset: tf.data.Dataset, service: DataService, num_hosts: int = 1, host_id: int = 0
+) -> tf.data.Dataset:
     return dataset.apply(
         tf.data.experimental.service.distribute(
             processing_mode=tf.data.experimental.service.ShardingPolicy.HINT,
@@ -36,30 +80,3 @@ def serve(
             compression=None,  # decoded images hardly shrink
         )
     )
-
-
-def worker_order(service: DataService) -> list[int]:
-    """The order in which the workers, by their number, are asked in turn.
-
-    The dispatcher keeps its workers in a hash table, so their order is any, but one for all jobs.
-    """
-    probe = DataService(service.address, f"{service.job_name}-{uuid.uuid4().hex}")
-    # A worker's first two numbers are its own, and that plus the number of workers.
-    numbers = serve(_shard_by_worker().batch(2, drop_remainder=True), probe).as_numpy_iterator()
-    first = next(numbers)
-    rest = [next(numbers)[0] for _ in range(first[1] - first[0] - 1)]
-    return [int(number) for number in (first[0], *rest)]
-
-
-def own_steps(start_step: int, order: Sequence[int]) -> tf.data.Dataset:
-    """On each worker, the steps that it will be asked for, from `start_step` on."""
-    rank = tf.constant(np.argsort(order), tf.int64)
-    size = len(order)
-    return _shard_by_worker().map(
-        lambda i: start_step + i // size * size + tf.gather(rank, i % size)
-    )
-
-
-def _shard_by_worker() -> tf.data.Dataset:
-    hint = tf.data.experimental.SHARD_HINT
-    return tf.data.Dataset.counter().shard(hint, hint)

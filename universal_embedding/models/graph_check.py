@@ -78,7 +78,6 @@ _SAVER_OPS = frozenset(
 )
 
 
-
 def check_graph(directory: Path, source_path: str | Path) -> None:
     """Checks every op that loading or calling a SavedModel can run.
 
