@@ -184,7 +184,7 @@ def test_bazel_accepts_the_build_file(tmp_path):
     if bazel is None:
         pytest.skip("Bazel is not installed (Debian: bazel-bootstrap)")
     done = subprocess.run(
-        [bazel, f"--output_user_root={tmp_path}", "query", "//..."],
+        [bazel, "--batch", f"--output_user_root={tmp_path}", "query", "//..."],
         cwd=ROOT,
         capture_output=True,
         text=True,
