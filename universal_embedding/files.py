@@ -168,11 +168,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
             _upload_directory(Path(folder), target)
         return
     path = Path(os.path.realpath(target))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path.parent)
-    partial = _partial_name(path)
-    partial.mkdir()
-    try:
+    with scratch_directory(path) as partial:
         yield partial
         for folder, _, files in os.walk(partial):
             for file in files:
@@ -181,8 +177,6 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         _check_unused(path)
         partial.rename(path)  # fails if `path` was filled since
         _sync_directory(path.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager
