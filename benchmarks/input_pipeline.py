@@ -2,7 +2,8 @@
 
 JPEGs of 400 x 500 (40 kB) and of 1200 x 1600, in eight domains of 13 shards each -> 224 x 224
 random-resized crops, batches of 128, by the pipeline that training uses. The pipelines alternate,
-round by round, in one process; a rate is the median over the rounds.
+round by round, in one process, and none fills its buffers while another is timed; a rate is the
+median over the rounds.
 
     python benchmarks/input_pipeline.py
 """
@@ -29,11 +30,11 @@ from universal_embedding.input.pipeline import training_batches
 from universal_embedding.input.record_reader import RecordReader
 
 ROUNDS = flags.DEFINE_integer("rounds", 7, "Timed rounds; the median counts.", 1)
-BATCHES_PER_ROUND = flags.DEFINE_integer("batches_per_round", 8, "Batches in a round.", 1)
+BATCHES_PER_ROUND = flags.DEFINE_integer("batches_per_round", 40, "Batches in a round.", 1)
 MEMORY_BATCHES = flags.DEFINE_integer(
     "memory_batches", 1000, "Batches over which resident memory is watched.", 200
 )
-NUM_DOMAINS, SHARDS_PER_DOMAIN, IMAGE_SIZE, BATCH_SIZE, NUM_WARMUP = 8, 13, 224, 128, 6
+NUM_DOMAINS, SHARDS_PER_DOMAIN, IMAGE_SIZE, BATCH_SIZE, NUM_WARMUP = 8, 13, 224, 128, 10
 AUGMENTATION = AugmentationConfig(size=IMAGE_SIZE)
 OURS = "universal_embedding"
 
@@ -43,7 +44,8 @@ def from_memory(images: list[bytes]) -> tf.data.Dataset:
     dataset = tf.data.Dataset.from_tensor_slices(images).repeat().enumerate()
 
     def preprocess(i, contents):
-        return preprocess_train(contents, tf.stack([tf.cast(i, tf.int32), 0]), AUGMENTATION)
+        seed = tf.stack([tf.cast(i, tf.int32), 0])
+        return preprocess_train(contents, seed, AUGMENTATION)
 
     dataset = dataset.map(preprocess, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.batch(BATCH_SIZE, drop_remainder=True).prefetch(2)
@@ -73,19 +75,21 @@ def usual_pipeline(paths: list[str], antialias: bool) -> tf.data.Dataset:
 
 def measure(pipelines: dict[str, tf.data.Dataset], num_batches: int) -> dict[str, np.ndarray]:
     """`[rounds, 2]` of each pipeline: images per second, and microseconds of CPU per image."""
-    iterators = {name: iter(dataset) for name, dataset in pipelines.items()}
     results = {name: [] for name in pipelines}
-    for round_index in range(ROUNDS.value + 1):  # the first one warms up
+    for round_index in range(ROUNDS.value):
         for name in list(pipelines)[:: 1 if round_index % 2 else -1]:
-            for _ in range(NUM_WARMUP):  # batches prefetched while the others ran
-                next(iterators[name])
+            iterator = iter(pipelines[name])
+            for _ in range(NUM_WARMUP):  # starts, and fills the buffers
+                next(iterator)
             start, cpu = time.perf_counter(), time.process_time()
             for _ in range(num_batches):
-                next(iterators[name])
+                next(iterator)
             count = num_batches * BATCH_SIZE
             seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
             results[name].append([count / seconds, cpu / count * 1e6])
-    return {name: np.array(values[1:]) for name, values in results.items()}
+            del iterator  # ends its threads
+            gc.collect()
+    return {name: np.array(values) for name, values in results.items()}
 
 
 def compare(records, images: list[bytes], num_batches: int) -> dict:
@@ -148,31 +152,35 @@ def watch_memory(dataset: tf.data.Dataset) -> np.ndarray:
     return np.array(resident)
 
 
-def measure_python(dataset: tf.data.Dataset, num_batches: int = 40) -> dict:
-    """Python function calls per batch, of all threads, and the CPU share of the Python thread."""
+def count_python_calls(dataset: tf.data.Dataset, num_batches: int = 40) -> float:
+    """Python function calls per batch, of all threads."""
     iterator, calls = iter(dataset), 0
 
     def count(frame, event, argument):
         nonlocal calls
         calls += event == "call"
 
+    threading.setprofile(count)  # of threads that Python starts, and of any that call it
+    sys.setprofile(count)
+    try:
+        next(iterator)
+        calls = 0
+        for _ in range(num_batches):
+            next(iterator)
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    return calls / num_batches
+
+
+def measure_python_share(dataset: tf.data.Dataset, num_batches: int = 40) -> float:
+    """Share of the process's CPU time that the Python thread takes to fetch batches."""
+    iterator = iter(dataset)
     next(iterator)
     cpu, own = time.process_time(), time.thread_time()
     for _ in range(num_batches):
         next(iterator)
-    share = (time.thread_time() - own) / (time.process_time() - cpu)
-    threading.setprofile_all_threads(count) if hasattr(
-        threading, "setprofile_all_threads"
-    ) else threading.setprofile(count)
-    sys.setprofile(count)
-    for _ in range(num_batches):
-        next(iterator)
-    sys.setprofile(None)
-    threading.setprofile(None)
-    return {
-        "python_calls_per_batch": calls / num_batches,
-        "python_thread_share_of_cpu": round(share, 5),
-    }
+    return (time.thread_time() - own) / (time.process_time() - cpu)
 
 
 def count_open_files(folder: Path, images: list[bytes], num_shards: int = 3000) -> dict:
@@ -194,8 +202,8 @@ def count_open_files(folder: Path, images: list[bytes], num_shards: int = 3000) 
     return most
 
 
-def make_sampler(records) -> BatchSampler:
-    return BatchSampler(records, BATCH_SIZE, sampler="dataset_size")
+def make_sampler(records, batch_size: int = BATCH_SIZE) -> BatchSampler:
+    return BatchSampler(records, batch_size, sampler="dataset_size")
 
 
 def write_domains(folder: Path, images: list[bytes], name: str):
@@ -230,11 +238,14 @@ def main():
             print(f"first batch from step {step:>9,}: {seconds:.2f} s")
             result[f"first_batch_{step}_seconds"] = round(seconds, 3)
         ours = training_batches(records, make_sampler(records), AUGMENTATION)
-        result |= measure_python(ours)
-        print(
-            f"Python: {result['python_calls_per_batch']:.1f} calls per batch of {BATCH_SIZE}, "
-            f"{100 * result['python_thread_share_of_cpu']:.2f} % of the CPU time"
-        )
+        for batch_size in (BATCH_SIZE // 4, BATCH_SIZE):  # equal: none is per image
+            sampler = make_sampler(records, batch_size)
+            calls = count_python_calls(training_batches(records, sampler, AUGMENTATION))
+            print(f"Python calls per batch of {batch_size}: {calls:.0f}")
+            result[f"python_calls_per_batch_of_{batch_size}"] = calls
+        share = measure_python_share(ours)
+        print(f"CPU time of the Python thread: {100 * share:.2f} %")
+        result["python_share_of_cpu"] = round(share, 5)
         resident = watch_memory(ours)
         settled = resident[len(resident) // 5 :]
         slope = np.polyfit(np.arange(len(settled)), settled, 1)[0] * 10

@@ -23,7 +23,7 @@ from universal_embedding.input.pipeline import (
     record_batches,
     training_batches,
 )
-from universal_embedding.training.data import distribute
+from universal_embedding.models.distribution import distribute
 
 SIZES = {"a": 7, "b": 9}
 MIXING = AugmentationConfig(size=16, mixup=0.4, cutmix=1.0)
@@ -67,21 +67,30 @@ def test_batches_from_a_remote_file_system_equal_those_from_local_files():
         assert_equal(take(make(remote)), take(make(local)))
 
 
-@pytest.mark.parametrize("memory_map", [True, False])
-def test_batches_made_by_another_process_are_the_same(memory_map, tmp_path):
+def ask_remote_host(role, *arguments):
+    """Runs a client of a host in another process; returns the lines that it prints."""
     port = free_port()
     server = start("-m", "tests.helpers.remote_input", "server", port)
     try:
         assert server.stdout.readline().strip() == "ready"
-        code, out, err = run(
-            "-m", "tests.helpers.remote_input", "client", port, tmp_path, memory_map
-        )
+        code, out, err = run("-m", "tests.helpers.remote_input", role, port, *arguments)
     finally:
         server.kill()
         server.communicate()
     assert code == 0, err[-3000:]
-    local, remote = out.split()
+    return out.splitlines()
+
+
+@pytest.mark.parametrize("memory_map", [True, False])
+def test_batches_made_by_another_process_are_the_same(memory_map, tmp_path):
+    local, remote = ask_remote_host("client", tmp_path, memory_map)
     assert local == remote
+
+
+def test_files_that_a_remote_host_does_not_see_are_refused(tmp_path):
+    here, remote = ask_remote_host("blind", tmp_path)
+    assert here == "seen"
+    assert remote.startswith("host 3 of the run does not see ram://folder/a.tfrecord; put")
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ def test_training_batches_hold_what_the_sampler_says():
         np.testing.assert_array_equal(batch["label"], spec.record % 4)  # ids 100, 107, 114, 121
         for i, (d, r) in enumerate(zip(spec.domain, spec.record, strict=True)):
             image = resize(decode(records["ab"[d]].images[r]), 16)
-            np.testing.assert_array_equal(batch["image"][i], image)
+            np.testing.assert_array_equal(batch["image"][i], np.floor(image + 0.5))
 
 
 @pytest.mark.parametrize("num_hosts", [2, 3])
@@ -218,16 +218,14 @@ def test_evaluation_batches_of_no_records_are_none():
     assert list(evaluation_batches(FakeRecords("a", [], []), 4, 16)) == []
 
 
-def test_training_batches_have_the_documented_dtypes_and_range():
+def test_training_batches_have_the_documented_dtypes():
     batch = take(1)[0]
     assert {n: v.dtype for n, v in batch.items()} == {
-        "image": np.float32,
+        "image": np.uint8,
         "label": np.int32,
         "domain": np.int32,
         "record": np.int64,
     }
-    assert tf.reduce_min(batch["image"]) >= 0
-    assert tf.reduce_max(batch["image"]) <= 255
 
 
 def make_corrupt_records(corrupt, total=20):
@@ -295,9 +293,13 @@ def test_mixing_keeps_partners_and_skips_pairs_across_domains():
     mixed = take(2, mixed=True, augmentation=dataclasses.replace(MIXING, mixup=0.0))
     for plain_batch, mixed_batch in zip(plain, mixed, strict=True):
         partner = [1, 0, 3, 2, 5, 4]
-        np.testing.assert_array_equal(mixed_batch["label2"], plain_batch["label"][partner])
-        np.testing.assert_array_equal(mixed_batch["record"], plain_batch["record"])
-        different = plain_batch["domain"] != plain_batch["domain"][partner]
+        np.testing.assert_array_equal(mixed_batch["label2"], mixed_batch["label"][partner])
+        records = [
+            sorted(zip(batch["domain"], batch["record"], batch["label"], strict=True))
+            for batch in (plain_batch, mixed_batch)
+        ]
+        assert records[0] == records[1]
+        different = mixed_batch["domain"] != mixed_batch["domain"][partner]
         assert (mixed_batch["mix"][different] == 1).all()
         assert ((mixed_batch["mix"] >= 0) & (mixed_batch["mix"] <= 1)).all()
     assert mixed[0]["image"].shape == (6, 16, 16, 3)

@@ -8,9 +8,15 @@ from functools import lru_cache, partial
 import keras
 import tensorflow as tf
 
+from universal_embedding.input.hashing import hash_ints
 from universal_embedding.private_apis import seed_generator_from_tensor
 
 GRAY = 127.5  # fills holes: the middle of the range, as in padding
+
+
+def to_uint8(images: tf.Tensor) -> tf.Tensor:
+    """Rounds float32 pixels of 0..255 to uint8; halves go up."""
+    return tf.cast(images + 0.5, tf.uint8)
 
 
 def color_jitter(
@@ -132,9 +138,10 @@ def random_erasing(image: tf.Tensor, seed: tf.Tensor, area: float) -> tf.Tensor:
         `[S, S, 3]` float32.
     """
     size = image.shape[0]
-    center = tf.random.stateless_uniform([2], seed, 0, size, tf.int32)
-    half = max(1, round(size * area**0.5 / 2))
-    covered = tf.abs(tf.range(size)[:, None] - center[None]) < half
+    side = max(1, round(size * area**0.5))
+    start = tf.random.stateless_uniform([2], seed, 0, size, tf.int32) - side // 2
+    line = tf.range(size)[:, None]
+    covered = (line >= start) & (line < start + side)
     hole = covered[:, 0][:, None, None] & covered[:, 1][None, :, None]
     return tf.where(hole, GRAY, image)
 
@@ -145,6 +152,42 @@ def mix_permutation(batch_size: int) -> list[int]:
     Pairs keep the content of a batch independent of the hosts that split it.
     """
     return [min(i ^ 1, batch_size - 1) for i in range(batch_size)]
+
+
+def mixing_order(domain: tf.Tensor, label: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Orders batches so that the partners of `mix_permutation` can be mixed.
+
+    Partners are of one domain, and of two classes unless one class has more than half of the
+    batch's images of that domain. The classes of each domain are shuffled, and an image is paired
+    with the one half of the domain's images after it. An image without a partner of its domain, at
+    most one per domain, comes last.
+
+    Args:
+        domain: `[K, B]` int32, the domains of K batches.
+        label: `[K, B]` int32, classes within the domain.
+        seed: `[K, 2]` int32, of each batch.
+
+    Returns:
+        `[K, B]` int32 positions, a permutation of each batch.
+    """
+    key = tf.bitcast(seed, tf.int64)[:, None]
+    noise = tf.bitwise.right_shift(hash_ints(key, domain, label), tf.constant(32, tf.uint64))
+    sort_key = tf.cast(domain, tf.int64) * 2**32 + tf.bitcast(noise, tf.int64)
+    order = tf.argsort(sort_key, axis=1, stable=True)
+    domain = tf.gather(domain, order, axis=1, batch_dims=1)
+    # Positions of each domain's images after sorting: `first`, and `rank` counted from it.
+    is_same = domain[:, :, None] == domain[:, None, :]
+    size = tf.reduce_sum(tf.cast(is_same, tf.int32), 2)
+    first = tf.argmax(is_same, axis=2, output_type=tf.int32)
+    rank = tf.range(tf.shape(domain)[1]) - first
+    half = size // 2
+    is_single = rank == 2 * half  # the last of an odd number
+    num_singles = tf.cumsum(tf.cast(is_single, tf.int32), axis=1, exclusive=True)
+    num_pairs = (first - num_singles) // 2 + rank % tf.maximum(half, 1)
+    place = 2 * num_pairs + rank // tf.maximum(half, 1)
+    num_paired = tf.shape(domain)[1] - tf.reduce_sum(tf.cast(is_single, tf.int32), 1)
+    place = tf.where(is_single, num_paired[:, None] + num_singles, place)
+    return tf.gather(order, tf.argsort(place, axis=1), axis=1, batch_dims=1)
 
 
 def sample_mix(seed: tf.Tensor, size: int, mixup: float, cutmix: float) -> tf.Tensor:
@@ -178,7 +221,7 @@ def mix(batch: dict[str, tf.Tensor], mix_params: tf.Tensor) -> dict[str, tf.Tens
     """Mixes each image with its partner, if both are of the same domain.
 
     Args:
-        batch: `image` `[b, S, S, 3]`, `label` `[b]`, `domain` `[b]`, static shapes.
+        batch: `image` `[b, S, S, 3]` uint8, `label` `[b]`, `domain` `[b]`, static shapes.
         mix_params: `[b, 5]` float32, see `sample_mix`.
 
     Returns:
@@ -196,6 +239,7 @@ def mix(batch: dict[str, tf.Tensor], mix_params: tf.Tensor) -> dict[str, tf.Tens
     columns = (line >= left[:, None]) & (line < right[:, None])
     hole = tf.cast(rows[:, :, None] & columns[:, None, :], tf.float32)
     weight = (ratio[:, None, None] * (1 - hole))[..., None]
-    image = weight * batch["image"] + (1 - weight) * tf.gather(batch["image"], partner)
+    own = tf.cast(batch["image"], tf.float32)
+    image = to_uint8(weight * own + (1 - weight) * tf.gather(own, partner))
     label2 = tf.gather(batch["label"], partner)
     return {**batch, "image": image, "label2": label2, "mix": tf.reduce_mean(weight, [1, 2, 3])}

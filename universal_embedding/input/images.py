@@ -5,7 +5,12 @@ from functools import partial
 
 import tensorflow as tf
 
-from universal_embedding.input.augmentation import color_jitter, rand_augment, random_erasing
+from universal_embedding.input.augmentation import (
+    color_jitter,
+    rand_augment,
+    random_erasing,
+    to_uint8,
+)
 from universal_embedding.input.augmentation_config import AugmentationConfig
 from universal_embedding.input.resizing import resize
 
@@ -88,23 +93,26 @@ def preprocess_train(contents: tf.Tensor, seed: tf.Tensor, config: AugmentationC
         config: Augmentation settings; its MixUp and CutMix are not applied here.
 
     Returns:
-        `[size, size, 3]` float32, 0..255.
+        `[size, size, 3]` uint8.
     """
     crop_seed, flip_seed, jitter_seed, rand_augment_seed, erasing_seed = tf.unstack(
         tf.random.experimental.stateless_split(seed, 5)
     )
-    image = _CROPS[config.crop](contents, crop_seed, config)
+    image = to_uint8(_CROPS[config.crop](contents, crop_seed, config))
     image = tf.ensure_shape(image, [config.size, config.size, 3])
     if config.flip:
         image = tf.image.stateless_random_flip_left_right(image, flip_seed)
     strengths = (config.brightness, config.contrast, config.saturation, config.hue)
+    if not (any(strengths) or config.randaugment or config.random_erasing):
+        return image
+    image = tf.cast(image, tf.float32)
     if any(strengths):
         image = color_jitter(image, jitter_seed, *strengths)
     if config.randaugment:
         image = rand_augment(image, rand_augment_seed, config.randaugment, config.magnitude)
     if config.random_erasing:
         image = random_erasing(image, erasing_seed, config.random_erasing)
-    return image
+    return to_uint8(image)
 
 
 def _random_resized_crop(
@@ -163,18 +171,22 @@ def _min_size(config: AugmentationConfig) -> int | None:
 
 
 def _squash(image: tf.Tensor, size: int) -> tf.Tensor:
-    """`resize` for random crops: by area averages if both sides shrink.
+    """`resize` for random crops: area averages along a side that shrinks, bilinear along others.
 
-    Averages prevent aliasing as the triangle filter of evaluation does, in a sixth of its time,
+    Averages prevent aliasing as the triangle filter of evaluation does, in a third of its time,
     which is otherwise as long as decoding. Enlarging with them would make blocks.
     """
+    shape = tf.shape(image)[:2]
+    smaller = tf.minimum(shape, size)
 
     def shrink() -> tf.Tensor:
-        averages = tf.raw_ops.ResizeArea(images=image[None], size=[size, size])[0]
-        return tf.clip_by_value(averages, 0.0, 255.0)
+        return tf.raw_ops.ResizeArea(images=image[None], size=smaller)[0]
 
-    shrinks = tf.reduce_all(tf.shape(image)[:2] >= size)
-    return tf.cond(shrinks, shrink, lambda: resize(image, size))
+    def enlarge() -> tf.Tensor:
+        return tf.image.resize(shrunk, [size, size])
+
+    shrunk = tf.cond(tf.reduce_any(shape > size), shrink, lambda: tf.cast(image, tf.float32))
+    return tf.cond(tf.reduce_all(smaller == size), lambda: shrunk, enlarge)
 
 
 def _scale_box(box: tf.Tensor, shape: tf.Tensor) -> tf.Tensor:

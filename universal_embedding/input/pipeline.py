@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
-from universal_embedding.input.augmentation import mix, sample_mix
+from universal_embedding.input.augmentation import mix, mixing_order, sample_mix
 from universal_embedding.input.batch_sampler import BatchSampler, BatchSpec
 from universal_embedding.input.data_service import DataService, serve, shard_by_worker
 from universal_embedding.input.images import (
@@ -71,11 +71,11 @@ def training_batches(
         data_service: Workers that make the batches; None makes them on this host.
 
     Returns:
-        Dicts of `image` `[b, size, size, 3]` float32 0..255, `label` `[b]` int32 (see
+        Dicts of `image` `[b, size, size, 3]` uint8, `label` `[b]` int32 (see
         `dense_labels`), `domain` `[b]` int32 (position among `records`) and `record` `[b]` int64
         (index within the domain); with MixUp or CutMix also `label2` and `mix`, see
-        `augmentation.mix`. For an image that cannot be decoded, iterate within
-        `corrupt_images.report_corrupt_image`.
+        `augmentation.mix`; images are then ordered by `augmentation.mixing_order`. For an image
+        that cannot be decoded, iterate within `corrupt_images.report_corrupt_image`.
 
     Raises:
         UserError: the hosts do not fit the batch, or a training image has several labels.
@@ -103,7 +103,11 @@ def training_batches(
             tf.bitcast(spec.seed, tf.int64),
         ]
         places = reader.places(spec.domain, spec.record)
-        return tf.concat([tf.stack(columns, axis=-1), places], axis=-1)[:, local]
+        rows = tf.concat([tf.stack(columns, axis=-1), places], axis=-1)
+        if uses_mixing:
+            order = mixing_order(spec.domain, rows[..., _LABEL], spec.seed[:, 0])
+            rows = tf.gather(rows, order, axis=1, batch_dims=1)
+        return rows[:, local]
 
     def preprocess(contents: tf.Tensor, row: tf.Tensor) -> dict[str, tf.Tensor]:
         seed = tf.bitcast(row[_SEED], tf.int32)
@@ -121,8 +125,7 @@ def training_batches(
 
     rows = _describe_steps(sampler, start_step, describe, is_sharded=data_service is not None)
     examples = _map_images(rows.unbatch(), lambda row: row[_PLACE], preprocess, reader)
-    # In two threads: one copies float32 images of 224 x 224 at about 20,000 a second.
-    batches = examples.batch(size, drop_remainder=True, num_parallel_calls=2)
+    batches = examples.batch(size, drop_remainder=True)
     batches = _keep_order(batches.map(_graph(finish)).prefetch(2))
     if data_service is None:
         return batches
@@ -187,21 +190,35 @@ def gather_rows(
 
 
 def evaluation_batches(
-    records: Records, batch_size: int, size: int, resize_mode: str = "squash"
+    records: Records,
+    batch_size: int,
+    size: int,
+    resize_mode: str = "squash",
+    start: int = 0,
+    num_hosts: int = 1,
+    host_id: int = 0,
 ) -> tf.data.Dataset:
-    """Makes a data set of every record once, in order.
+    """Makes a data set of this host's slice of the batches that hold every record once, in order.
 
     Args:
         records: N records.
-        batch_size: Batch size b.
+        batch_size: Global batch size B, which the hosts must divide.
         size: Side of the images in pixels.
         resize_mode: How an image becomes a square, see `resizing.resize`.
+        start: First record of the first batch.
+        num_hosts: Number of hosts that split each batch.
+        host_id: This host, counted from 0.
 
     Returns:
         Dicts of `image` `[b, size, size, 3]` float32 0..255, `record` `[b]` int64 and `mask` `[b]`
-        bool. The last batch is filled up with gray images, record 0, mask False. For an image that
-        cannot be decoded, iterate within `corrupt_images.report_corrupt_image`.
+        bool, b = B / num_hosts. The last batch is filled up with gray images, record 0, mask False.
+        For an image that cannot be decoded, iterate within `corrupt_images.report_corrupt_image`.
     """
+    local = host_slice(batch_size, num_hosts, host_id)
+    local_size = local.stop - local.start
+    num_batches, num_last = divmod(len(records) - start, batch_size)
+    count = num_batches * local_size + min(max(num_last - local.start, 0), local_size)
+    first = start + local.start
     reader = RecordReader([records])
 
     def preprocess(contents: tf.Tensor, record: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -209,7 +226,9 @@ def evaluation_batches(
         return {"image": image, "record": record, "mask": True}
 
     examples = _map_images(
-        tf.data.Dataset.range(len(records)),
+        tf.data.Dataset.range(count).map(
+            _graph(lambda i: first + i // local_size * batch_size + i % local_size)
+        ),
         lambda record: reader.places(tf.constant(0, tf.int64), record),
         preprocess,
         reader,
@@ -219,8 +238,9 @@ def evaluation_batches(
         "record": tf.constant(0, tf.int64),
         "mask": False,
     }
-    fillers = tf.data.Dataset.from_tensors(filler).repeat(-len(records) % batch_size)
-    batches = examples.concatenate(fillers).batch(batch_size, drop_remainder=True)
+    num_fillers = (num_batches + (num_last > 0)) * local_size - count
+    fillers = tf.data.Dataset.from_tensors(filler).repeat(num_fillers)
+    batches = examples.concatenate(fillers).batch(local_size, drop_remainder=True)
     return _keep_order(batches.prefetch(2))
 
 

@@ -16,6 +16,7 @@ from universal_embedding.datasets.tfrecord import FOOTER_BYTES, HEADER_BYTES
 from universal_embedding.errors import UserError
 from universal_embedding.files import is_remote
 
+_FRAME_BYTES = HEADER_BYTES + FOOTER_BYTES  # of TFRecord, around each record
 _IMAGE = {"image": tf.io.FixedLenFeature([], tf.string)}
 
 
@@ -36,7 +37,7 @@ class RecordReader:
         first_shard = np.cumsum([0, *(len(r.shard_paths) for r in records)])
         shards = [r.shards + first for r, first in zip(records, first_shard[:-1], strict=True)]
         places = [
-            np.stack([s, r.offsets, r.lengths], axis=1).astype(np.int64)
+            np.stack([s, r.offsets + HEADER_BYTES, r.lengths - _FRAME_BYTES], 1).astype(np.int64)
             for s, r in zip(shards, records, strict=True)
         ]
         self.is_mapped = not any(map(is_remote, paths)) if memory_map is None else memory_map
@@ -47,7 +48,7 @@ class RecordReader:
                 self._files = _map_files(paths, np.concatenate(places))
 
     def places(self, domain: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-        """Looks places up: `[...]` -> `[..., 3]` int64, the shard, the byte in it, the length."""
+        """Looks places up: `[...]` -> `[..., 3]` int64, the shard, the first byte, the length."""
         return self._places.gather(domain, record)
 
     def read(self, place: tf.Tensor) -> tf.Tensor:
@@ -60,26 +61,24 @@ class RecordReader:
         return tf.io.parse_single_example(example, _IMAGE)["image"]
 
     def _read_mapped(self, place: tf.Tensor) -> tf.Tensor:
-        shard, offset, length = tf.unstack(place)
+        shard, begin, size = tf.unstack(place)
         file = tf.raw_ops.TensorListGetItem(
             input_handle=self._files,
             index=tf.cast(shard, tf.int32),
             element_shape=[-1],
             element_dtype=tf.uint8,
         )
-        data = file[offset + HEADER_BYTES : offset + length - FOOTER_BYTES]
         # From uint8 to a string: a serialized tensor ends with its bytes.
-        serialized = tf.io.serialize_tensor(data)
-        size = tf.size(data)
-        return tf.strings.substr(serialized, tf.strings.length(serialized) - size, size)
+        serialized = tf.io.serialize_tensor(tf.slice(file, begin[None], size[None]))
+        return tf.strings.substr(serialized, -size, size)
 
     def _read_stream(self, place: tf.Tensor) -> tf.Tensor:
-        shard, offset, length = tf.unstack(place)
+        shard, begin, size = tf.unstack(place)
         dataset = tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(self._paths, shard)[None],
             compression_type="",
-            buffer_size=length,  # one request
-            byte_offsets=offset[None],
+            buffer_size=size + _FRAME_BYTES,  # one request
+            byte_offsets=(begin - HEADER_BYTES)[None],
         )
         signature = {"output_types": [tf.string], "output_shapes": [[]]}
         dataset = tf.raw_ops.TakeDataset(
