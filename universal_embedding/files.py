@@ -5,7 +5,10 @@ which replaces the old one at once; the files of a directory are uploaded one by
 of them is atomic.
 """
 
+import atexit
 import contextlib
+import errno
+import hashlib
 import os
 import re
 import shutil
@@ -20,6 +23,8 @@ from typing import IO, Any
 from etils import epath
 
 from universal_embedding.errors import UserError
+
+_CHUNK = 1 << 24  # bytes that are copied at a time
 
 
 def as_path(path: str | os.PathLike) -> epath.Path:
@@ -59,6 +64,48 @@ def local_path(path: str | os.PathLike, name: str) -> Path:
     return Path(path).expanduser()
 
 
+def fetch(path: str | os.PathLike) -> Path:
+    """Copies a remote file or directory to a local disk, for libraries that need it there.
+
+    Returns:
+        The copy, under the same name, until the process ends; a local path stays as it is.
+
+    Raises:
+        UserError: There is nothing at `path`, or it cannot be read.
+    """
+    source = as_path(path)
+    if not is_remote(source):
+        return Path(source)
+    scratch = tempfile.TemporaryDirectory(prefix="universal_embedding-")
+    atexit.register(scratch.cleanup)
+    target = Path(scratch.name) / source.name
+    with reporting_storage_errors(source):
+        if source.is_dir():
+            files = [folder / name for folder, _, names in source.walk() for name in names]
+        elif source.exists():
+            files = [source]
+        else:
+            raise UserError(f"{source} does not exist; check the path")
+        for file in files:
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("rb") as content, copy.open("wb") as out:
+                shutil.copyfileobj(content, out, _CHUNK)
+    return target
+
+
+def scratch_for(path: str | os.PathLike) -> Path:
+    """A local directory for files that are mapped into memory, in place of a remote one.
+
+    It is the same in every process of this host, so that a run finds its files again; a local path
+    stays as it is.
+    """
+    if not is_remote(path):
+        return Path(path)
+    name = hashlib.sha256(os.fspath(path).encode()).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"universal_embedding-{name}"
+
+
 def file_size(path: str | os.PathLike) -> int | None:
     """Bytes of a file, None if it does not exist."""
     # epath's own `stat` looks the owner's name up, which a container may not know.
@@ -89,6 +136,25 @@ def list_directory(path: epath.Path) -> list[epath.Path]:
 
 
 @contextlib.contextmanager
+def reporting_unreadable(path: str | os.PathLike, remedy: str) -> Iterator[None]:
+    """Turns whatever a reader raises in this block into one line about `path`.
+
+    Raises:
+        UserError: The file is damaged, or cannot be read.
+        FileNotFoundError: It is missing; callers know whether it may be.
+    """
+    try:
+        with reporting_storage_errors(path) if is_remote(path) else contextlib.nullcontext():
+            yield
+    except (UserError, FileNotFoundError):
+        raise
+    except Exception as error:  # damaged files cause errors of every kind
+        message = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = " ".join(message.split())[:300]
+        raise UserError(f"{os.fspath(path)} cannot be read ({reason}); {remedy}") from error
+
+
+@contextlib.contextmanager
 def reporting_storage_errors(path: str | os.PathLike) -> Iterator[None]:
     """Turns an error of TensorFlow's file systems in this block into one line about `path`.
 
@@ -106,6 +172,31 @@ def reporting_storage_errors(path: str | os.PathLike) -> Iterator[None]:
             f"cannot access {os.fspath(path)} ({reason[:300]}); check that its bucket exists and "
             "that you may read and write it"
         ) from error
+
+
+def check_writable(path: str | os.PathLike, name: str) -> None:
+    """Finds out that `atomic_write` will fail before hours of work rather than after them.
+
+    Args:
+        path: The file to write.
+        name: The flag that it came from.
+
+    Raises:
+        UserError: The file cannot be written.
+    """
+    target = as_path(path)
+    if is_remote(target):
+        return
+    try:
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        parent = next(folder for folder in target.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{name}={os.fspath(path)} cannot be written ({error.strerror}); name another file"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -165,7 +256,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(folder)
             _check_unused(target)
-            _upload_directory(Path(folder), target)
+            upload_directory(Path(folder), target)
         return
     path = Path(os.path.realpath(target))
     with scratch_directory(path) as partial:
@@ -236,10 +327,11 @@ def _is_running(process_id: int) -> bool:
 
 def _upload(file: Path, target: epath.Path) -> None:
     with file.open("rb") as source, target.open("wb") as out:
-        shutil.copyfileobj(source, out, 1 << 24)
+        shutil.copyfileobj(source, out, _CHUNK)
 
 
-def _upload_directory(folder: Path, target: epath.Path) -> None:
+def upload_directory(folder: Path, target: epath.Path) -> None:
+    """Copies the files of a local directory into a remote one, in sorted order."""
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)

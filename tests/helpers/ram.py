@@ -18,6 +18,11 @@ class RamPath(gpath.PosixGPath):
 
     _backend = _RamBackend()
 
+    def walk(self, *args, **kwargs):
+        """Leaves out the rest of names that begin like a directory: `ram://` compares prefixes."""
+        for folder, folders, files in super().walk(*args, **kwargs):
+            yield folder, folders, [name for name in files if (folder / name).exists()]
+
 
 def enable_ram_paths():
     """Lets `epath.Path("ram://...")` work as `gs://` does: through TensorFlow's own files."""

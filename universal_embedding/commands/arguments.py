@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
 
 
 def comma_list(text: str) -> list[str]:
@@ -33,6 +34,19 @@ def float_between(low: float, high: float = float("inf")) -> Callable[[str], flo
     return number
 
 
+def add_local_path(
+    parser: argparse.ArgumentParser, flag: str, text: str, required: bool = False
+) -> None:
+    """Adds the flag of a path where gs:// cannot work, and is refused."""
+
+    def local(path: str) -> Path:
+        from universal_embedding.files import local_path
+
+        return local_path(path, flag)
+
+    parser.add_argument(flag, type=local, required=required, help=text)
+
+
 def add_switch(
     parser: argparse.ArgumentParser, name: str, text: str, default: bool = False
 ) -> None:
@@ -59,9 +73,20 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_strategy_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds --strategy and --tpu."""
+    parser.add_argument(
+        "--strategy",
+        default="one_device",
+        choices=["one_device", "mirrored", "multi_worker"],
+        help="Distribution strategy.",
+    )
+    parser.add_argument("--tpu", default="", help="`local`, or a TPU's name or address.")
+
+
 def add_index_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that open an index: --index, --model and --exact_search_below."""
-    parser.add_argument("--index", required=True, help="Index directory written by `index`.")
+    add_local_path(parser, "--index", "Index directory written by `index`.", required=True)
     parser.add_argument(
         "--model", help="The index's model, if it is no longer where it was when indexing."
     )

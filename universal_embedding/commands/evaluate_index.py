@@ -5,7 +5,6 @@ universal-embedding evaluate-index --index=photos.index [--montage=failures.png]
 
 import argparse
 import json
-from pathlib import Path
 
 from universal_embedding.commands.arguments import add_index_flags, float_between
 
@@ -28,9 +27,13 @@ def run(args: argparse.Namespace) -> None:
     """Prints the leave-one-out report of an index."""
     from universal_embedding.app import hit_montage, leave_one_out
     from universal_embedding.app.image_index import ImageIndex
-    from universal_embedding.files import atomic_write
+    from universal_embedding.datasets.contact_sheet import save_montage
+    from universal_embedding.files import atomic_write, check_writable
 
-    index = ImageIndex.load(Path(args.index), args.model, args.exact_search_below)
+    for name in ("report", "montage"):
+        if getattr(args, name):
+            check_writable(getattr(args, name), f"--{name}")
+    index = ImageIndex.load(args.index, args.model, args.exact_search_below)
     if not index.is_exact:
         print(index.describe_approximation())
     results = leave_one_out.leave_one_out(index)
@@ -42,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {args.report}")
     failures = leave_one_out.worst_failures(results)
     if args.montage and failures:
-        hit_montage.save_montage(hit_montage.failure_montage(index, failures), Path(args.montage))
+        save_montage(hit_montage.failure_montage(index, failures), args.montage)
         print(f"wrote {args.montage}")
     elif args.montage:
         print("no failures, so no montage")

@@ -4,9 +4,8 @@ universal-embedding index --model=submission.zip --images=PHOTOS --output=photos
 """
 
 import argparse
-from pathlib import Path
 
-from universal_embedding.commands.arguments import int_at_least
+from universal_embedding.commands.arguments import add_local_path, int_at_least
 from universal_embedding.errors import printable
 
 
@@ -15,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model_help = "A run directory, SavedModel, submission zip, .keras file or preset."
     parser.add_argument("--model", required=True, help=model_help)
     images_help = "Folder of images; its sub-folders are the categories."
-    parser.add_argument("--images", required=True, help=images_help)
-    parser.add_argument("--output", required=True, help="Index directory to write or update.")
+    add_local_path(parser, "--images", images_help, required=True)
+    add_local_path(parser, "--output", "Index directory to write or update.", required=True)
     parser.add_argument("--batch_size", type=int_at_least(1), default=32, help="Images per batch.")
 
 
@@ -26,9 +25,7 @@ def run(args: argparse.Namespace) -> None:
     from universal_embedding.export.embedder import Embedder
 
     model = Embedder.from_pretrained(args.model)
-    index, update = update_index(
-        Path(args.output), Path(args.images), model, batch_size=args.batch_size
-    )
+    index, update = update_index(args.output, args.images, model, batch_size=args.batch_size)
     for name, reason in index.corrupt.items():
         print(f"unreadable: {printable(name)}: {printable(reason)}")
     print(

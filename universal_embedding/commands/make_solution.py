@@ -6,15 +6,15 @@ universal-embedding make-solution --output=DIR --dataset=uned      a prepared da
 
 import argparse
 
-from universal_embedding.commands.arguments import add_data_flags, float_between
+from universal_embedding.commands.arguments import add_data_flags, add_local_path, float_between
 from universal_embedding.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `make-solution`."""
     add = parser.add_argument
-    add("--output", required=True, help="Folder to make.")
-    add("--folder", help="Folder with one sub-folder of images per class.")
+    add_local_path(parser, "--output", "Folder to make.", required=True)
+    add_local_path(parser, "--folder", "Folder with one sub-folder of images per class.")
     add_data_flags(parser)
     add("--split", default="test", choices=["val", "test"], help="Split of the prepared dataset.")
     add(

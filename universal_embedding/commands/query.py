@@ -4,10 +4,10 @@ universal-embedding query --index=photos.index --image=query.jpg [--k=5] [--mont
 """
 
 import argparse
-from pathlib import Path
 
 from universal_embedding.commands.arguments import (
     add_index_flags,
+    add_local_path,
     add_switch,
     float_between,
     int_at_least,
@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `query`."""
     add_index_flags(parser)
     add = parser.add_argument
-    add("--image", required=True, help="Image to search with.")
+    add_local_path(parser, "--image", "Image to search with.", required=True)
     add("--k", type=int_at_least(1), default=5, help="Number of matches.")
     metric_help = "Distance metric."
     add("--metric", default="euclidean", choices=["euclidean", "cosine"], help=metric_help)
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints the matches, nearest first."""
     from universal_embedding.app import hit_montage
     from universal_embedding.app.image_index import ImageIndex
+    from universal_embedding.datasets.contact_sheet import save_montage
     from universal_embedding.datasets.image_files import read_image
     from universal_embedding.errors import UserError, printable
 
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> None:
         read_image(args.image)  # a wrong file fails before the model is loaded
     except UserError as error:
         raise UserError(f"--image={args.image}: {error}") from None
-    index = ImageIndex.load(Path(args.index), args.model, args.exact_search_below)
+    index = ImageIndex.load(args.index, args.model, args.exact_search_below)
     if not index.is_exact:
         print(index.describe_approximation())
     hits = index.search(
@@ -54,6 +55,6 @@ def run(args: argparse.Namespace) -> None:
     for hit in hits:
         print(f"{hit.distance:.4f}  {printable(hit.name)}")
     if args.montage:
-        image = hit_montage.query_montage(index, Path(args.image), hits[:100])
-        hit_montage.save_montage(image, Path(args.montage))
+        image = hit_montage.query_montage(index, args.image, hits[:100])
+        save_montage(image, args.montage)
         print(f"wrote {args.montage}")

@@ -4,7 +4,6 @@ universal-embedding serve --index=photos.index [--port=8000]
 """
 
 import argparse
-from pathlib import Path
 
 from universal_embedding.commands.arguments import (
     add_index_flags,
@@ -36,7 +35,7 @@ def run(args: argparse.Namespace) -> None:
     from universal_embedding.app.pages import ServerLimits
     from universal_embedding.app.server import serve
 
-    index = ImageIndex.load(Path(args.index), args.model, args.exact_search_below)
+    index = ImageIndex.load(args.index, args.model, args.exact_search_below)
     if not index.is_exact:
         print(index.describe_approximation())
     limits = ServerLimits(upload_bytes=args.max_upload_mb << 20)

@@ -1,14 +1,18 @@
 """Model cards: an export described for people (Markdown) and for `score` (JSON)."""
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from universal_embedding.errors import UserError, printable
 from universal_embedding.files import atomic_write
-from universal_embedding.reporting.tables import TITLES, markdown_table, summary_rows
+from universal_embedding.reporting.tables import (
+    TITLES,
+    escape_markdown,
+    markdown_table,
+    summary_rows,
+)
 from universal_embedding.training.metric_writer import read_rows
 from universal_embedding.versions import library_versions
 
@@ -111,7 +115,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         "---\nlibrary_name: tensorflow\npipeline_tag: image-feature-extraction\n---",
         f"# {escape_markdown(card['name'])}",
         f"Images of any size -> {embedding_dim}-dimensional unit vectors. Backbone "
-        f"`{card['backbone']}` at {size} pixels; weights stored in {card['weights']}.",
+        f"{_code(card['backbone'])} at {size} pixels; weights stored in {card['weights']}.",
         _key_value_table({k: card[k] for k in ("fingerprint", "checkpoint", "backbone_license")}),
         "## Scores",
         "Validation during training (queries of unseen classes):",
@@ -121,7 +125,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         report = card["report"]
         sections.append(f"{report['dataset']}, split {report['split']}:")
         sections += [markdown_table(summary_rows(report[p])) for p in TITLES if p in report]
-    sections += ["## Data", f"Dataset `{card['config']['data']['dataset']}`, training split:"]
+    sections += ["## Data", f"Dataset {_code(card['config']['data']['dataset'])}, training split:"]
     domains = card.get("domains", {})
     rows = [[key, f"{d['num_images']:,}", f"{d['num_classes']:,}"] for key, d in domains.items()]
     sections += [markdown_table([["domain", "images", "classes"], *rows])] if rows else []
@@ -135,14 +139,16 @@ def to_markdown(card: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def escape_markdown(text: object) -> str:
-    """Text that Markdown and HTML show as it is, in one line."""
-    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(text))
-
-
 def _key_value_table(values: Mapping[str, Any]) -> str:
-    rows = [[key, f"{v:.4f}" if isinstance(v, float) else str(v)] for key, v in values.items()]
+    rows = [
+        [key, f"{v:.4f}" if isinstance(v, float) else escape_markdown(v)]
+        for key, v in values.items()
+    ]
     return markdown_table([["", ""], *rows])
+
+
+def _code(text: object) -> str:
+    return f"`{printable(text).replace('`', chr(39))}`"
 
 
 def read_report(path: Path) -> dict[str, Any]:

@@ -16,7 +16,8 @@ import tensorflow as tf
 
 from universal_embedding.errors import UserError
 from universal_embedding.export import saved_model, zip_archive
-from universal_embedding.models.backbones import load_backbone
+from universal_embedding.files import as_path, fetch, reporting_unreadable
+from universal_embedding.models.backbones import is_hub_handle, load_backbone
 from universal_embedding.models.embedding_model import EmbeddingModel
 
 DEFAULT_IMAGE_SIZE = 224
@@ -57,14 +58,14 @@ def open_pretrained(
         UserError: There is no such model, or it cannot be loaded.
     """
     name = os.fspath(path)
-    directory = Path(name)
+    directory = locate_model(path)
     is_saved_model = (directory / "saved_model.pb").is_file()
     if is_saved_model or directory.suffix == ".zip":
         _refuse_image_size(image_size, name, "an export")
         if is_saved_model:
             return _from_saved_model(directory, name)
         with tempfile.TemporaryDirectory() as scratch:
-            zip_archive.extract_zip(name, scratch)
+            zip_archive.extract_zip(directory, scratch)
             return _from_saved_model(Path(scratch), name)
     if is_run_directory(directory):
         from universal_embedding.training.checkpoints import load_embedding_model
@@ -74,7 +75,9 @@ def open_pretrained(
         return _from_embedding_model(model, f"run directory ({checkpoint} checkpoint)")
     if _is_embedding_model_file(directory):
         _refuse_image_size(image_size, name, "an EmbeddingModel")
-        return _from_embedding_model(keras.saving.load_model(directory), "Keras file")
+        with reporting_unreadable(directory, "save the model again"):
+            model = keras.saving.load_model(directory)
+        return _from_embedding_model(model, "Keras file")
     if directory.is_dir() and not any(directory.glob("*.json")):
         raise UserError(
             f"{name} is a directory without a run (config.json), a SavedModel (saved_model.pb) or "
@@ -83,6 +86,18 @@ def open_pretrained(
     backbone = load_backbone(name, image_size or DEFAULT_IMAGE_SIZE)
     model = EmbeddingModel(backbone, None, backbone.input_shape[1], resize_mode)
     return _from_embedding_model(model, "backbone")
+
+
+def locate_model(path: str | os.PathLike) -> Path:
+    """The files of a model: a run directory where it is, anything else on a local disk.
+
+    Raises:
+        UserError: A remote path cannot be read.
+    """
+    if is_hub_handle(os.fspath(path)):
+        return Path(path)
+    directory = as_path(path)
+    return directory if is_run_directory(directory) else fetch(directory)
 
 
 def read_fingerprint(path: str | os.PathLike) -> str | None:
@@ -94,7 +109,7 @@ def read_fingerprint(path: str | os.PathLike) -> str | None:
     Raises:
         UserError: The zip is damaged or unsafe.
     """
-    path = Path(path)
+    path = locate_model(path)
     if (path / "saved_model.pb").is_file() or (path.suffix == ".zip" and path.is_file()):
         return zip_archive.fingerprint(path)
     return None
@@ -106,7 +121,7 @@ def is_run_directory(path: Path) -> bool:
         contents = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except OSError:
         return False
-    except ValueError:
+    except (ValueError, RecursionError):
         return True  # read_config names the damaged file
     return not (isinstance(contents, dict) and "registered_name" in contents)
 

@@ -128,6 +128,7 @@ def to_float32(model: EmbeddingModel) -> EmbeddingModel:
         model.embedding_dim,
         image_size=model.image_size,
         resize_mode=model.resize_mode,
+        projection_bias=model.projection_bias,
         dtype="float32",
     )
     if copy.projection is not None and model.projection is not None:
@@ -231,7 +232,7 @@ def _resize_batch(images: tf.Tensor, model: EmbeddingModel) -> tf.Tensor:
 
 def _outputs(model: EmbeddingModel, images: tf.Tensor) -> dict[str, tf.Tensor]:
     features = model.features(images)
-    raw = features if model.projection is None else model.projection(features)
+    raw = model.project(features)
     # embed_features repeats the projection; the graph optimizer merges the two.
     return {RAW_OUTPUT: tf.cast(raw, tf.float32), UNIT_OUTPUT: model.embed_features(features)}
 
