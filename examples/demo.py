@@ -29,6 +29,7 @@ Searching: query --index={out}/index --image={out}/gallery/Vehicle/vehicle_0/00.
 Evaluating the model before and after training: evaluate --model={out}/run \
  --checkpoint=best,initial --dataset=demo --data_dir={out}/data --output={out}/report
 """
+STAMP = ".demo"
 RESULTS = """
 The full pipeline took {seconds:.0f} s.
   report:      {out}/report/report.html (report.md, report.json)
@@ -43,14 +44,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="demo", help="Directory of everything it writes.")
     out, start = Path(parser.parse_args().output), time.monotonic()
+    claim(out)
     for step in STEPS.strip().splitlines():
         title, command = step.split(": ")
         verb, *flags = (word.format(out=out) for word in command.split())
         if verb == "make-solution" and (out / "competition").exists():
             continue
-        if verb == "export":  # replaces the exports of an earlier run
-            for path in (out / "submission.zip", out / "saved_model", out / "index"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if verb == "export":
+            remove_exports(out)
         print(f"\n== {title} ({time.monotonic() - start:.0f} s)", flush=True)
         is_script = verb.endswith(".py")
         print(
@@ -65,6 +66,21 @@ def main() -> None:
         if code:
             sys.exit(code)
     print(RESULTS.format(out=out, seconds=time.monotonic() - start))
+
+
+def claim(out: Path) -> None:
+    """Marks a new or empty directory as the demo's own; exits if it is someone else's."""
+    if out.exists() and not (out / STAMP).exists() and (not out.is_dir() or any(out.iterdir())):
+        sys.exit(f"error: {out} (from --output) holds other files; give a new directory")
+    out.mkdir(parents=True, exist_ok=True)
+    (out / STAMP).touch()
+
+
+def remove_exports(out: Path) -> None:
+    """Removes the exports of an earlier run, their cards, and the index that one of them made."""
+    for pattern in ("submission.zip*", "saved_model*", "index"):
+        for path in out.glob(pattern):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 if __name__ == "__main__":

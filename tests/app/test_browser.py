@@ -121,7 +121,7 @@ def test_upload_click_through_and_back(page, file, index):
 
 
 def test_category_number_and_threshold(page, file):
-    page.choose("#category", "green")
+    page.choose("#category", "=green")
     page.until(lambda: page.categories == {"green"})
     page.one("#file").send_keys(str(file))
     page.settled("4 matches")

@@ -181,7 +181,7 @@ def test_parquet_list_names_the_images(folder, tmp_path):
         (folder / "blue" / "0.png").read_bytes(),
     ]
     parquet.write_table(pa.table({"path": ["x"]}), folder / "wrong.parquet")
-    with pytest.raises(UserError, match="it needs `name`"):
+    with pytest.raises(UserError, match="a column `name`"):
         open_source(str(folder / "wrong.parquet"))
 
 

@@ -1,6 +1,7 @@
 """Searching an index: against a naive search, its refusals, and the public methods."""
 
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -150,3 +151,16 @@ def test_adding_an_image_to_a_large_index_takes_milliseconds(model, folder):
     seconds = time.perf_counter() - start
     assert index.search(folder / "red" / "1.png", 1)[0].name == "red/1.png"
     assert seconds < 0.25
+
+
+def test_many_and_long_categories_cost_what_they_hold():
+    names = [f"c{i:04}/x.png" for i in range(999)] + ["long" * 60 + "/x.png"]
+    stamps = [(0, 0, 0)] * 1000
+    rows = np.eye(1000, dtype=np.float32)
+    index = ImageIndex(IndexFiles(Path(), "m", "f", names, stamps, rows))
+    assert index.categories.nbytes == 8 * 1000 and index.categories[-1] == "long" * 60
+    with pytest.raises(UserError, match=r"'c0019' and 980 more$"):
+        index.search(0, category="none" * 1000)
+    with pytest.raises(UserError) as error:
+        index.search(0, category="none" * 1000)
+    assert len(str(error.value)) < 500

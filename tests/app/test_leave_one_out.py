@@ -13,6 +13,7 @@ from universal_embedding.app.leave_one_out import (
     make_report,
     worst_failures,
 )
+from universal_embedding.datasets.contact_sheet import save_montage
 from universal_embedding.errors import UserError
 
 
@@ -84,7 +85,7 @@ def test_leave_one_out_of_easy_colors_and_the_montage_of_failures(index, tmp_pat
     frame = montage.getpixel((montage.width - 12 - 90, 12 + 180 - 2))
     assert frame == (0xC2, 0x35, 0x2B)  # red
     with pytest.raises(UserError, match=r"name a \.png file"):
-        hit_montage.save_montage(montage, tmp_path / "montage.what")
+        save_montage(montage, tmp_path / "montage.what")
 
 
 def test_an_index_without_pairs_is_refused():

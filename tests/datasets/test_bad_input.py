@@ -261,7 +261,7 @@ def test_verify_finds_damage(prepared, damage):
         (remove_records, r"small-train.tfrecord-00000-of-00001 is missing"),
         (remove_a_label, r"records-train.npz has places of 7 records and labels of 6"),
         (remove_table, r"records-train.npz is missing"),
-        (truncate_table, r"records-train.npz is damaged"),
+        (truncate_table, r"records-train.npz cannot be read"),
     ],
 )
 def test_damaged_split_is_not_opened(prepared, damage, words):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.damage import damage_each
 from tests.helpers.image_folder import MeanColorModel, draw_color, write_color_folder
 from universal_embedding import cli
 from universal_embedding.app.image_index import ImageIndex
@@ -31,14 +32,6 @@ ENTRY = {"date": "2026-11-24", "name": "a.zip", "fingerprint": "f", "solution": 
 SCORES = {"private": 0.5, "public": 0.5, "total": 0.5}
 
 
-def damaged(data, rng):
-    """One truncated or flipped copy."""
-    place = rng.randrange(len(data)) if data else 0
-    if rng.random() < 0.5:
-        return data[:place]
-    return data[:place] + bytes([data[place] ^ (1 << rng.randrange(8))]) + data[place + 1 :]
-
-
 @pytest.fixture
 def folder(tmp_path):
     return write_color_folder(tmp_path / "images")
@@ -46,17 +39,11 @@ def folder(tmp_path):
 
 def test_damaged_index_is_one_line(folder, tmp_path):
     ImageIndex.build(MeanColorModel(), folder).save(tmp_path / "i")
-    rng = random.Random(0)
-    for path in sorted((tmp_path / "i").iterdir()):
-        whole = path.read_bytes()
-        for _ in range(40):
-            path.write_bytes(damaged(whole, rng))
-            try:
-                assert IndexFiles.read(tmp_path / "i").embeddings.dtype == np.float32
-            except UserError as error:
-                assert "\n" not in str(error)
-        path.write_bytes(whole)
-    assert len(IndexFiles.read(tmp_path / "i").names) == 12
+    files = sorted((tmp_path / "i").iterdir())
+    tried, refused = damage_each(
+        files, lambda: IndexFiles.read(tmp_path / "i"), random.Random(0), 40
+    )
+    assert tried == 120 and refused > 60
 
 
 def test_update_keeps_other_files_of_its_folder_and_follows_links(folder, tmp_path):
@@ -111,6 +98,20 @@ def test_reader_never_sees_a_mixture_and_killed_writers_leave_an_index(folder, t
         assert IndexFiles.read(tmp_path / "i").names == expected.names
     expected.write(tmp_path / "i")
     assert len(list((tmp_path / "i").iterdir())) == 3  # and nothing that a killed writer left
+
+
+@pytest.mark.parametrize("num_files", [1, 2])
+def test_index_that_was_killed_before_its_first_version_is_made_anew(folder, tmp_path, num_files):
+    ImageIndex.build(MeanColorModel(), folder).save(tmp_path / "i")
+    (tmp_path / "i/index.json").unlink()
+    for path in sorted((tmp_path / "i").iterdir())[num_files:]:
+        path.rename(path.with_name(f".{path.name}.elsewhere-1-0123abcd.partial"))
+    _, update = update_index(tmp_path / "i", folder, MeanColorModel())
+    assert update.added == 12 and len(IndexFiles.read(tmp_path / "i").names) == 12
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("precious")
+    with pytest.raises(UserError, match="holds no index"):
+        update_index(tmp_path / "other", folder, MeanColorModel())
 
 
 def test_second_writer_is_told_who_the_first_is(tmp_path, folder):
@@ -245,17 +246,6 @@ def test_disk_that_refuses_is_one_line(code, wrap, capsys, monkeypatch):
     err = capsys.readouterr().err
     assert exit_.value.code == 1 and err.startswith("error: ") and err.count("\n") == 1
     assert os.strerror(code) in err
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    path = tmp_path / "disk"
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
 
 
 def test_full_disk_keeps_what_was_whole(small_disk):

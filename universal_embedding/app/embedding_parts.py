@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from universal_embedding.app.image_sources import ImageSource
+from universal_embedding.app.image_sources import ImageSource, read_table
 from universal_embedding.errors import UserError
-from universal_embedding.files import as_path, atomic_write, list_directory
+from universal_embedding.files import as_path, atomic_write, list_directory, reporting_unreadable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 META, ERRORS = "embeddings.json", "errors.parquet"
 DTYPES = ("float16", "float32", "int8")
+_REMEDY = "remove both files of this part and run `embed` again"
 
 
 class BytesEncoder(Protocol):
@@ -145,7 +146,7 @@ def write_part(model: BytesEncoder, number: int, images: ImageSource, config: Pa
     )
     path = as_path(config.output) / _part_name(number)
     with atomic_write(f"{path}.parquet", "wb") as file:
-        parquet.write_table(table, file)
+        parquet.write_table(table, file, write_page_checksum=True)
     with atomic_write(f"{path}.npy", "wb") as file:
         np.save(file, codes)
 
@@ -160,23 +161,22 @@ def read_parts(directory: str | Path) -> Iterator[tuple[str, np.ndarray, "pa.Tab
     Raises:
         UserError: There are no parts, or the files of one do not fit each other.
     """
-    pa, parquet = _import_pyarrow()
+    pa, _ = _import_pyarrow()
     files = [p for p in list_directory(as_path(directory)) if p.suffix == ".npy"]
     if not files:
         raise UserError(f"{directory} holds no .npy of embeddings; make them with `embed`")
     for path in files:
-        with path.open("rb") as file:
+        with reporting_unreadable(path, _REMEDY), path.open("rb") as file:
             codes = np.load(file, allow_pickle=False)
         table_path = path.with_suffix(".parquet")
         if table_path.exists():
-            with table_path.open("rb") as file:
-                table = parquet.read_table(file)
+            table = read_table(table_path, _REMEDY)
         else:
             table = pa.table({"name": [f"{path.stem}/{i}" for i in range(len(codes))]})
-        if codes.ndim != 2 or len(codes) != len(table) or "name" not in table.column_names:
+        if codes.ndim != 2 or len(codes) != len(table):
             raise UserError(
                 f"{path} has shape {codes.shape} and its .parquet {len(table)} rows; they must be "
-                "[N, D] and N rows with a column `name`"
+                "[N, D] and N rows"
             )
         rows = codes.astype(np.float32)
         norms = np.linalg.norm(rows, axis=1, keepdims=True)
@@ -228,12 +228,11 @@ def _collect_errors(output: str) -> int:
     tables = []
     for path in list_directory(as_path(output)):
         if path.suffix == ".parquet" and path.name.startswith("part-"):
-            with path.open("rb") as file:
-                table = parquet.read_table(file, columns=["name", "size", "error"])
+            table = read_table(path, _REMEDY, ["name", "size", "error"])
             tables.append(table.filter(pa.compute.is_valid(table["error"])))
     errors = pa.concat_tables(tables)
     with atomic_write(as_path(output) / ERRORS, "wb") as file:
-        parquet.write_table(errors, file)
+        parquet.write_table(errors, file, write_page_checksum=True)
     return len(errors)
 
 
@@ -255,7 +254,8 @@ def _check_meta(
     }
     path = as_path(config.output) / META
     if path.exists():
-        older = json.loads(path.read_text())
+        with reporting_unreadable(path, f"remove {config.output} and embed the images again"):
+            older = dict(json.loads(path.read_text()))
         different = [key for key in meta if key != "model" and older.get(key) != meta[key]]
         if different:
             key = different[0]

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from universal_embedding.app.image_index import ImageIndex, SearchHit
 from universal_embedding.app.leave_one_out import QueryResult
+from universal_embedding.datasets.contact_sheet import fit_text
 from universal_embedding.datasets.image_files import read_image
 from universal_embedding.errors import UserError
 
@@ -49,19 +50,6 @@ def failure_montage(index: ImageIndex, failures: Sequence[QueryResult]) -> Image
     return _draw(rows)
 
 
-def save_montage(montage: Image.Image, path: Path) -> None:
-    """Writes a montage; the suffix names the format.
-
-    Raises:
-        UserError: The path or the format cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        montage.save(path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"--montage={path} cannot be written ({error}); name a .png file") from None
-
-
 def _hit_tile(index: ImageIndex, hit: SearchHit, color: str) -> Tile:
     path = index.files.images_dir / hit.name
     return Tile(path, color, hit.category or "-", f"{hit.distance:.3f}  {path.name}")
@@ -80,8 +68,8 @@ def _draw(rows: Sequence[Sequence[Tile | None]]) -> Image.Image:
             left, top = GAP + x * step[0], GAP + y * step[1]
             framed = ImageOps.expand(_thumbnail(tile.path), FRAME, tile.color)
             montage.paste(framed, (left + (TILE - framed.width) // 2, top + TILE - framed.height))
-            draw.text((left, top + TILE + 4), _fit(tile.title, bold), tile.color, bold)
-            draw.text((left, top + TILE + 24), _fit(tile.note, plain), INK, plain)
+            draw.text((left, top + TILE + 4), fit_text(tile.title, bold, TILE), tile.color, bold)
+            draw.text((left, top + TILE + 24), fit_text(tile.note, plain, TILE), INK, plain)
     return montage
 
 
@@ -92,11 +80,3 @@ def _thumbnail(path: Path) -> Image.Image:
     except UserError:  # gone since it was indexed
         pixels = np.full((side, side, 3), 220, np.uint8)
     return ImageOps.contain(Image.fromarray(pixels), (side, side))
-
-
-def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    if font.getlength(text) <= TILE:
-        return text
-    while text and font.getlength(text + "...") > TILE:
-        text = text[:-1]
-    return text + "..."

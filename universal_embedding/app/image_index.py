@@ -18,6 +18,7 @@ from universal_embedding.search.neighbors import recall
 METRICS = ("euclidean", "cosine")
 EXACT_SEARCH_BELOW = 500_000
 NUM_RECALL_QUERIES = 1000
+MAX_NAMED_CATEGORIES = 20
 
 
 class ImageEncoder(Protocol):
@@ -154,9 +155,9 @@ class ImageIndex:
 
     @property
     def categories(self) -> np.ndarray:
-        """`[N]` str: the first folder of each image's name."""
-        if self._categories is None:
-            self._categories = np.array([find_category(name) for name in self.names], dtype=str)
+        """`[N]` object array of str: the first folder of each image's name."""
+        if self._categories is None:  # not of dtype str, where the longest name sets the width
+            self._categories = np.array([find_category(name) for name in self.names], dtype=object)
         return self._categories
 
     @property
@@ -328,8 +329,13 @@ class ImageIndex:
             if category is not None:
                 members = np.flatnonzero(self.categories == category)
             if not len(members):
-                known = ", ".join(map(repr, sorted(set(self.categories.tolist()))))
-                raise UserError(f"there is no category {category!r} in the index; it has {known}")
+                known = sorted(set(self.categories.tolist()))
+                names = ", ".join(map(repr, known[:MAX_NAMED_CATEGORIES]))
+                more = f" and {len(known) - MAX_NAMED_CATEGORIES} more"
+                raise UserError(
+                    f"there is no category {str(category)[:100]!r} in the index; it has {names}"
+                    f"{more if len(known) > MAX_NAMED_CATEGORIES else ''}"
+                )
             is_exact = len(members) < self._exact_search_below
             self._searches[category] = LiveSearch(self.embeddings, members, is_exact)
         return self._searches[category]

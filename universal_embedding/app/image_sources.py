@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
+from etils import epath
+
 from universal_embedding.datasets.image_files import read_image_file
 from universal_embedding.datasets.image_listing import (
     IMAGE_SUFFIXES,
@@ -13,9 +15,11 @@ from universal_embedding.datasets.image_listing import (
     walk_files,
 )
 from universal_embedding.errors import UserError
-from universal_embedding.files import as_path, is_remote
+from universal_embedding.files import as_path, is_remote, reporting_unreadable
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from universal_embedding.datasets.records import Records
 
 
@@ -129,22 +133,42 @@ def open_source(images: str, split: str = "test") -> ImageSource:
 
 
 def _from_parquet(images: str) -> FileSource:
-    import pyarrow
-    import pyarrow.parquet
-
+    remedy = "name a Parquet file with a column `name`, the path of each image, and perhaps `label`"
     try:
-        with as_path(images).open("rb") as file:
-            table = pyarrow.parquet.read_table(file)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise UserError(f"--images={images} cannot be read as Parquet ({error})") from None
-    if "name" not in table.column_names or not len(table):
-        raise UserError(
-            f"--images={images} has the columns {table.column_names} and {len(table)} rows; it "
-            "needs `name`, the path of each image, and perhaps `label`"
-        )
+        table = read_table(as_path(images), remedy)
+    except FileNotFoundError:
+        raise UserError(f"--images={images} does not exist; {remedy}") from None
+    if not len(table):
+        raise UserError(f"--images={images} has no rows; {remedy}")
     columns = table.to_pydict()
+    if not all(isinstance(name, str) for name in columns["name"]):
+        raise UserError(f"--images={images} has a `name` that is not text; name each image by path")
     labels = [_label_list(label) for label in columns.get("label", [None] * len(table))]
     return FileSource(images, str(as_path(images).parent), columns["name"], labels)
+
+
+def read_table(
+    path: epath.Path, remedy: str, columns: Sequence[str] | None = None
+) -> "pyarrow.Table":
+    """Reads a Parquet file of images, with the checksums of its pages if it has them.
+
+    Args:
+        path: The file.
+        remedy: What to do about a file that is damaged, for the error.
+        columns: The columns to read; None: all.
+
+    Raises:
+        UserError: The file is damaged, or has no column `name`.
+        FileNotFoundError: There is no such file.
+    """
+    import pyarrow.parquet
+
+    with reporting_unreadable(path, remedy), path.open("rb") as file:
+        table = pyarrow.parquet.read_table(file, columns=columns, page_checksum_verification=True)
+        table.validate(full=True)
+        if "name" not in table.column_names:
+            raise ValueError(f"its columns are {table.column_names}")
+        return table
 
 
 def _label_list(label: object) -> list[str]:

@@ -203,6 +203,11 @@ class IndexFiles:
         )
 
 
+def is_unfinished(name: str) -> bool:
+    """Whether a process that was killed while it wrote its first version may have left the file."""
+    return bool(_DATA_FILE.fullmatch(name) or re.fullmatch(r"\..+\.partial", name))
+
+
 def find_category(name: str) -> str:
     """The first folder of an image's name; empty for an image outside any."""
     return name.split("/")[0] if "/" in name else ""

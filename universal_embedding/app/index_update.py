@@ -1,10 +1,10 @@
 """Brings an index up to date with its folder, embedding only what is new or changed."""
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,15 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from universal_embedding.app.image_index import ImageEncoder, ImageIndex
-from universal_embedding.app.index_files import IndexFiles, Stamp
-from universal_embedding.datasets.image_files import read_image
+from universal_embedding.app.index_files import META, IndexFiles, Stamp, is_unfinished
+from universal_embedding.datasets.image_limits import CorruptImageError
 from universal_embedding.datasets.image_listing import list_image_files
+from universal_embedding.datasets.image_prefetch import MAX_BYTES, decode_ahead
 from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.errors import UserError
 
 SAVE_SECONDS = 60
 LOCK_FILE = ".lock"
-NUM_READERS = 4
 
 
 @dataclass
@@ -68,7 +68,8 @@ def _update_locked(
     directory: Path, images_dir: Path, model: ImageEncoder, batch_size: int
 ) -> tuple[ImageIndex, IndexUpdate]:
     files = IndexFiles.empty(images_dir, model)
-    if any(path.name != LOCK_FILE for path in directory.iterdir()):
+    names = {path.name for path in directory.iterdir()} - {LOCK_FILE}
+    if META in names or not all(map(is_unfinished, names)):
         older = IndexFiles.read(directory)
         older.check_model(model.fingerprint, model.name)
         files = dataclasses.replace(
@@ -136,31 +137,39 @@ def embed_named(
     corrupt: dict[str, str] = {}
     rows: dict[str, np.ndarray] = {}
     stamps: dict[str, Stamp] = {}
+    batch: dict[str, np.ndarray] = {}
+
+    def list_paths() -> Iterator[Path]:
+        for name in names:  # before it is read: a later change is another stamp
+            stamps[name] = _read_stamp(files.images_dir / name)
+            yield files.images_dir / name
+
+    def embed_batch() -> None:
+        embeddings = model.encode(
+            list(batch.values()), batch_size=batch_size, show_progress_bar=False
+        )
+        for name, row in zip(batch, embeddings, strict=True):
+            if np.isfinite(row).all():
+                rows[name] = row
+            else:
+                corrupt[name] = "the model gives no finite embedding for it"
+        batch.clear()
+
     saved = time.monotonic()
-    with (
-        ThreadPoolExecutor(NUM_READERS) as pool,
-        tqdm(total=len(names), unit="image", disable=None) as bar,
-    ):
-        for start in range(0, len(names), batch_size):
-            batch = names[start : start + batch_size]
-            paths = [files.images_dir / name for name in batch]
-            stamps |= dict(zip(batch, map(_read_stamp, paths), strict=True))
-            images = dict(zip(batch, pool.map(_try_to_read, paths), strict=True))
-            corrupt |= {n: str(e) for n, e in images.items() if isinstance(e, UserError)}
-            readable = {n: i for n, i in images.items() if isinstance(i, np.ndarray)}
-            if readable:
-                embeddings = model.encode(
-                    list(readable.values()), batch_size=batch_size, show_progress_bar=False
-                )
-                for name, row in zip(readable, embeddings, strict=True):
-                    if np.isfinite(row).all():
-                        rows[name] = row
-                    else:
-                        corrupt[name] = "the model gives no finite embedding for it"
-            bar.update(len(batch))
-            if save_to and rows and time.monotonic() - saved > SAVE_SECONDS:
-                files.with_rows(rows, stamps).write(save_to)
-                saved = time.monotonic()
+    with contextlib.closing(decode_ahead(list_paths())) as images:
+        bar = tqdm(images, total=len(names), unit="image", disable=None)
+        for name, image in zip(names, bar, strict=True):
+            if isinstance(image, CorruptImageError):
+                corrupt[name] = str(image)
+            else:
+                batch[name] = image
+            if len(batch) == batch_size or sum(i.nbytes for i in batch.values()) > MAX_BYTES:
+                embed_batch()
+                if save_to and time.monotonic() - saved > SAVE_SECONDS:
+                    files.with_rows(rows, stamps).write(save_to)
+                    saved = time.monotonic()
+    if batch:
+        embed_batch()
     return files.with_rows(rows, stamps), corrupt
 
 
@@ -170,10 +179,3 @@ def _read_stamp(path: Path) -> Stamp:
     except OSError:
         return 0, 0, 0  # gone since it was listed, or a dangling link: reading it fails
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def _try_to_read(path: Path) -> np.ndarray | UserError:
-    try:
-        return read_image(path)
-    except UserError as error:
-        return error

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from etils import epath
 
-from universal_embedding.datasets import records
+from universal_embedding.datasets import metadata, records
 from universal_embedding.datasets.examples import DatasetManifest, SplitManifest
 from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.datasets.writer import (
@@ -93,7 +93,7 @@ class ImageRetrievalBuilder(abc.ABC):
     @property
     def is_prepared(self) -> bool:
         """Whether `folder` is whole."""
-        return records.read_options(self.folder) is not None
+        return metadata.read_options(self.folder) is not None
 
     def prepare(
         self, manual_dir: epath.Path, beam_options: "PipelineOptions | None" = None
@@ -152,7 +152,7 @@ class ImageRetrievalBuilder(abc.ABC):
             records.write_record_table(
                 self.folder, split, result.manifest.labels, result.manifest.paths, result.lengths
             )
-        records.write_class_names(self.folder, manifest.class_names)
+        metadata.write_class_names(self.folder, manifest.class_names)
         tfds.folder_dataset.write_metadata(
             data_dir=self.folder,
             features=tfds.features.FeaturesDict(
@@ -176,5 +176,5 @@ class ImageRetrievalBuilder(abc.ABC):
             disable_shuffling=True,
             **self.metadata,
         )
-        with atomic_write(self.folder / records.OPTIONS_FILE) as file:  # last: see the class
+        with atomic_write(self.folder / metadata.OPTIONS_FILE) as file:  # last: see the class
             json.dump(self.options, file)

@@ -1,4 +1,4 @@
-"""Contact sheet: sample images of each domain, with class names."""
+"""Contact sheet: sample images of each domain, with class names; and how such images are saved."""
 
 import os
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from universal_embedding.datasets.image_files import read_image
 from universal_embedding.datasets.records import Records, list_splits, open_records
-from universal_embedding.errors import UserError
+from universal_embedding.errors import UserError, printable
 from universal_embedding.files import as_path, atomic_write, reporting_storage_errors
 
 TILE = 128
@@ -33,20 +33,29 @@ def contact_sheet(
     return canvas
 
 
-def save_contact_sheet(
-    path: str | os.PathLike, data_dir: str | os.PathLike, dataset: str, keys: Iterable[str]
-) -> None:
-    """Writes the contact sheet as an image file, of the format that the name ends with.
+def save_montage(image: Image.Image, path: str | os.PathLike) -> None:
+    """Writes an image file of the format that the name ends with.
 
     Raises:
         UserError: The file cannot be written.
     """
-    sheet = contact_sheet(data_dir, dataset, keys)
     try:
         with reporting_storage_errors(path), atomic_write(path, "wb") as file:
-            sheet.save(file, Image.registered_extensions()[as_path(path).suffix.lower()])
+            image.save(file, Image.registered_extensions()[as_path(path).suffix.lower()])
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot write --montage={path} ({error}); name a .png file") from None
+        raise UserError(f"--montage={path} cannot be written ({error}); name a .png file") from None
+
+
+def fit_text(
+    text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, max_length: float
+) -> str:
+    """One line of `text`, with its end left out beyond `max_length` pixels."""
+    text = printable(text)
+    if font.getlength(text) <= max_length:
+        return text
+    while text and font.getlength(text + "...") > max_length:
+        text = text[:-1]
+    return text + "..."
 
 
 def _draw_row(canvas: Image.Image, records: Records, top: int, columns: int) -> None:
@@ -61,7 +70,7 @@ def _draw_row(canvas: Image.Image, records: Records, top: int, columns: int) -> 
         tile = ImageOps.pad(image, (TILE, TILE), color=(235, 235, 235))
         canvas.paste(tile, (left, top + CAPTION))
         names = [records.class_names.get(int(i), str(i)) for i in records.labels[index]]
-        caption = _truncate(", ".join(names), draw, caption_font)
+        caption = fit_text(", ".join(names), caption_font, TILE)
         draw.text((left, top + CAPTION + TILE + 2), caption, (70, 70, 70), caption_font)
 
 
@@ -73,13 +82,3 @@ def _sample(records: Records, count: int) -> list[int]:
     first_of_class = np.sort(first_of_class)
     rest = np.setdiff1d(np.arange(len(order)), first_of_class)
     return order[np.concatenate([first_of_class, rest])[:count]].tolist()
-
-
-def _truncate(
-    text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
-) -> str:
-    if draw.textlength(text, font) <= TILE:
-        return text
-    while draw.textlength(text + "...", font) > TILE:
-        text = text[:-1]
-    return text + "..."

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import numpy as np
+from absl import logging
 
-from universal_embedding.errors import UserError
+from universal_embedding.errors import UserError, printable
 
 SPLITS = ("train", "val", "test", "index", "small_index")
 
@@ -81,6 +82,7 @@ class DatasetManifest:
     source_path: str = ""
 
     def __post_init__(self) -> None:
+        spelling: dict[str, str] = {}
         for split, manifest in self.splits.items():
             if not len(manifest):
                 raise UserError(
@@ -89,6 +91,12 @@ class DatasetManifest:
             seen: set[str] = set()
             for path in manifest.paths:
                 parts = PurePosixPath(path).parts
+                usual = spelling.setdefault("/".join(parts), path)
+                if usual != path:
+                    raise UserError(
+                        f"{self.source_path} lists {usual!r} and {path!r}, which are one image; "
+                        "write its path in one way"
+                    )
                 if not parts or path.startswith("/") or ".." in parts or "\0" in path:
                     raise UserError(
                         f"{path!r} in split {split!r} of {self.source_path} leads out of the image "
@@ -100,3 +108,17 @@ class DatasetManifest:
                         "list each image once"
                     )
                 seen.add(path)
+        self._warn_of_training_images()
+
+    def _warn_of_training_images(self) -> None:
+        """An image that was trained on is no fair test."""
+        if "train" not in self.splits:
+            return
+        trained = set(self.splits["train"].paths)
+        for split, manifest in self.splits.items():
+            shared = [path for path in manifest.paths if path in trained]
+            if split != "train" and shared:
+                logging.warning(
+                    "%d images of split %s of %s are in split train too, such as %s",
+                    *(len(shared), split, self.source_path, printable(shared[0])),
+                )

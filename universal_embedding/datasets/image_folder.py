@@ -225,6 +225,11 @@ def split_classes(rows: Rows, config: ImageFolderConfig) -> dict[str, Rows]:
         splits["test"], splits["index"] = _split_off_index(
             splits["test"], config.index_fraction, rng
         )
+        if not splits["test"]:
+            raise UserError(
+                f"--index_fraction={config.index_fraction} leaves no queries, as each test class "
+                "has one image; add images, or leave the flag out"
+            )
     return {split: pairs for split, pairs in splits.items() if pairs}
 
 

@@ -1,7 +1,6 @@
 """Prepares the domains of a dataset one after the other, and verifies and summarizes them."""
 
 import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from universal_embedding.datasets import records, uned
+from universal_embedding.datasets import metadata, records, uned
 from universal_embedding.datasets.beam import parse_beam_options
 from universal_embedding.datasets.builder import ImageRetrievalBuilder
 from universal_embedding.datasets.domains import GUIE, UNED, sort_domains
@@ -20,7 +19,12 @@ from universal_embedding.datasets.records import Records
 from universal_embedding.datasets.tfrecord import decode_example
 from universal_embedding.datasets.writer import WriteResult, read_skipped_images
 from universal_embedding.errors import UserError
-from universal_embedding.files import as_path, list_directory, reporting_storage_errors
+from universal_embedding.files import (
+    as_path,
+    list_directory,
+    reporting_storage_errors,
+    reporting_unreadable,
+)
 
 BUILDER_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "uned": ("allow_partial",),
@@ -85,7 +89,7 @@ def make_builder(
                 "remove it"
             )
     for name in (dataset, domain):
-        if not re.fullmatch(r"[A-Za-z][\w-]*", name):
+        if not records.DOMAIN_NAME.fullmatch(name):
             raise UserError(
                 f"{name!r} cannot name a dataset or domain (use letters, digits, _ and -); "
                 "rename the folder, or set --dataset"
@@ -121,7 +125,7 @@ def prepare(
             is preparing it.
     """
     with reporting_storage_errors(builder.folder):
-        options = records.read_options(builder.folder)
+        options = metadata.read_options(builder.folder)
         if options is not None:
             _check_same_options(builder.folder, options, builder.options)
             builder.check_source(as_path(manual_dir), options)
@@ -167,7 +171,7 @@ def summarize(data_dir: str | os.PathLike, dataset: str, keys: Iterable[str]) ->
     for domain in keys:
         folder = records.dataset_dir(data_dir, dataset, domain)
         skipped = read_skipped_images(folder)
-        for split, info in records.open_builder(folder).info.splits.items():
+        for split, info in metadata.open_builder(folder).info.splits.items():
             labels = Records(folder, domain, split).labels
             rows.append(
                 SplitSummary(
@@ -202,11 +206,9 @@ def verify_records(folder: epath.Path, domain: str, show_progress: bool = False)
     Raises:
         UserError: A record is wrong; the message names the first one.
     """
-    import tensorflow as tf
-
     remedy = f"delete {folder} and prepare it again"
-    try:
-        splits = records.open_builder(folder).info.splits
+    with reporting_unreadable(folder, remedy):
+        splits = metadata.open_builder(folder).info.splits
         total = sum(info.num_examples for info in splits.values())
         description = f"verify {domain}"
         with tqdm(total=total, desc=description, unit=" images", disable=not show_progress) as bar:
@@ -215,9 +217,6 @@ def verify_records(folder: epath.Path, domain: str, show_progress: bool = False)
                     bar.update()
                     if problem:
                         raise UserError(f"{folder}, split {split!r}, {problem}; {remedy}")
-    except (OSError, ValueError, IndexError, tf.errors.OpError) as error:  # of a damaged file
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read {folder} ({reason}); {remedy}") from None
     return total
 
 

@@ -4,22 +4,21 @@ Beside the TFRecord files of a split, `records-<split>.npz` has the labels, the 
 each record, so that these need no image to be read, and any record is read by its index.
 """
 
-import json
 import os
 import re
-import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from universal_embedding.datasets.domains import sort_domains
 from universal_embedding.datasets.examples import Labels
+from universal_embedding.datasets.metadata import OPTIONS_FILE, open_builder, read_class_names
 from universal_embedding.datasets.tfrecord import decode_example, read_records
 from universal_embedding.errors import UserError
 from universal_embedding.files import (
@@ -28,14 +27,11 @@ from universal_embedding.files import (
     file_size,
     is_remote,
     list_directory,
+    reporting_unreadable,
 )
 
-if TYPE_CHECKING:
-    import tensorflow_datasets as tfds
-
 VERSION = "3.0.0"
-CLASS_NAMES_FILE = "class_names.json"
-OPTIONS_FILE = "options.json"  # its presence makes a folder a prepared one
+DOMAIN_NAME = re.compile(r"[A-Za-z][\w-]*")
 
 
 class Records:
@@ -85,10 +81,15 @@ class Records:
         return [record["image"] for record in self.read_examples(indices)]
 
     def read_examples(self, indices: Sequence[int] | np.ndarray) -> list[dict[str, Any]]:
-        """The records themselves: `image` bytes, `label` n integers, `image_id` bytes."""
+        """The records themselves: `image` bytes, `label` n integers, `image_id` bytes.
+
+        Raises:
+            UserError: A record is damaged.
+        """
         rows = np.asarray(indices, np.int64)
         places = self.shards[rows], self.offsets[rows], self.lengths[rows]
-        return [decode_example(data) for data in read_records(self.shard_paths, *places)]
+        with reporting_unreadable(self.folder, "delete it and prepare it again"):
+            return [decode_example(data) for data in read_records(self.shard_paths, *places)]
 
     def __reduce__(self) -> tuple:
         return Records, (self.folder, self.domain, self.split)
@@ -149,7 +150,8 @@ def list_prepared_domains(data_dir: str | os.PathLike, dataset: str) -> list[str
         UserError: There are none, or one is prepared only by an earlier release of the package.
     """
     folder = as_path(data_dir) / dataset
-    keys = [path.name for path in list_directory(folder) if _list_versions(path)]
+    folders = [path for path in list_directory(folder) if DOMAIN_NAME.fullmatch(path.name)]
+    keys = [path.name for path in folders if _list_versions(path)]
     if not keys:
         raise UserError(
             f"nothing is prepared in {folder}; run universal-embedding prepare "
@@ -201,35 +203,6 @@ def open_query_and_index(
     return queries, open_records(data_dir, dataset, domain, index)
 
 
-def open_builder(folder: epath.Path) -> "tfds.core.DatasetBuilder":
-    """Opens the TFDS builder of a prepared folder.
-
-    Raises:
-        UserError: The folder's description is damaged.
-    """
-    import tensorflow_datasets as tfds
-    from absl import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity(logging.WARNING)  # TFDS logs a line for each folder
-    try:
-        return tfds.builder_from_directory(folder)
-    except Exception as error:  # whatever a damaged description makes TFDS raise
-        raise UserError(
-            f"cannot open {folder} ({' '.join(str(error).split())}); delete it and prepare it again"
-        ) from error
-    finally:
-        logging.set_verbosity(level)
-
-
-def read_options(folder: epath.Path) -> dict[str, Any] | None:
-    """The options that a folder was prepared with; None if it is not prepared, or not whole."""
-    try:
-        return json.loads((folder / OPTIONS_FILE).read_text())
-    except FileNotFoundError:
-        return None
-
-
 def write_record_table(
     folder: epath.Path,
     split: str,
@@ -270,21 +243,6 @@ def read_image_ids(folder: epath.Path, split: str) -> np.ndarray:
     return ids
 
 
-def write_class_names(folder: epath.Path, class_names: Mapping[int, str]) -> None:
-    """Writes the names of classes by id."""
-    names = {str(class_id): name for class_id, name in sorted(class_names.items())}
-    (folder / CLASS_NAMES_FILE).write_text(json.dumps(names, ensure_ascii=False))
-
-
-def read_class_names(folder: epath.Path) -> dict[int, str]:
-    """Reads the names by class id, empty where none are known."""
-    try:
-        text = (folder / CLASS_NAMES_FILE).read_text()
-    except FileNotFoundError:
-        return {}
-    return {int(class_id): name for class_id, name in json.loads(text).items()}
-
-
 def _table_file(folder: epath.Path, split: str) -> epath.Path:
     return folder / f"records-{split}.npz"
 
@@ -294,15 +252,12 @@ def _read_record_table(
     split: str,
     names: Sequence[str] = ("values", "splits", "shards", "offsets", "lengths"),
 ) -> dict[str, np.ndarray]:
-    path = _table_file(folder, split)
+    path, remedy = _table_file(folder, split), f"delete {folder} and prepare it again"
     try:
-        with path.open("rb") as file, np.load(file) as arrays:
+        with reporting_unreadable(path, remedy), path.open("rb") as file, np.load(file) as arrays:
             return {name: arrays[name] for name in names}
     except FileNotFoundError:
-        reason = "is missing"
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        reason = f"is damaged ({error})"
-    raise UserError(f"{path} {reason}; delete {folder} and prepare it again")
+        raise UserError(f"{path} is missing; {remedy}") from None
 
 
 def _list_versions(folder: epath.Path) -> list[epath.Path]:

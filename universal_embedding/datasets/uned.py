@@ -190,7 +190,7 @@ def _read_class_names(file: epath.Path) -> dict[int, str]:
 
 def _read_json(file: epath.Path) -> Any:
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -19,7 +19,7 @@ from universal_embedding.datasets import shards
 from universal_embedding.datasets.beam import write_with_beam
 from universal_embedding.datasets.examples import DatasetManifest, Labels, SplitManifest
 from universal_embedding.errors import UserError
-from universal_embedding.files import atomic_write, list_directory
+from universal_embedding.files import atomic_write, list_directory, reporting_unreadable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -153,11 +153,9 @@ def read_skipped_images(folder: epath.Path) -> list[tuple[str, str, str]]:
     file = folder / SKIPPED_FILE
     if not file.exists():
         return []
-    try:
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
+    with reporting_unreadable(file, f"delete {folder} and prepare it again"):
+        rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         return [(str(split), str(path), str(reason)) for split, path, reason in rows]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is damaged ({error}); delete {folder} and prepare again") from None
 
 
 def _plan_jobs(
@@ -171,7 +169,8 @@ def _plan_jobs(
     work_dir = folder / WORK_DIR
     digest = _hash(manifest, fingerprint)
     try:
-        plan = json.loads((work_dir / PLAN_FILE).read_text())
+        with reporting_unreadable(work_dir / PLAN_FILE, f"delete {folder} and prepare it again"):
+            plan = dict(json.loads((work_dir / PLAN_FILE).read_text()))
     except FileNotFoundError:
         plan = {}
     if plan.get("fingerprint") != digest:

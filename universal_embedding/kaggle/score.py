@@ -1,5 +1,6 @@
 """Kaggle's scorer on your machine: from a submission to its place on the leaderboard."""
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -8,9 +9,8 @@ import resource
 import sys
 import tempfile
 import time
-from collections import defaultdict, deque
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import defaultdict
+from collections.abc import Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ import tensorflow as tf
 from absl import logging
 from tqdm import tqdm
 
-from universal_embedding.datasets.image_files import CorruptImageError, read_image
+from universal_embedding.datasets.image_limits import CorruptImageError
 from universal_embedding.datasets.image_listing import IMAGE_SUFFIXES, list_image_files
+from universal_embedding.datasets.image_prefetch import decode_ahead
 from universal_embedding.errors import UserError
 from universal_embedding.export import saved_model, zip_archive
 from universal_embedding.export.model_card import card_paths
@@ -32,7 +33,6 @@ from universal_embedding.search.exact import exact_search
 
 MAX_WAITING_IMAGES = 256  # decoded, until there is a batch of their size
 MAX_WAITING_BYTES = 256 << 20
-NUM_DECODED_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -215,14 +215,15 @@ def embed_images(
             num_waiting -= len(images)
             bar.update(len(images))
 
-        for i, image in enumerate(_decode_ahead(paths)):
-            waiting[image.shape].append((i, image))
-            num_waiting += 1
-            num_bytes = sum(len(group) * math.prod(shape) for shape, group in waiting.items())
-            if len(waiting[image.shape]) == batch_size:
-                embed_waiting(image.shape)
-            elif num_waiting == MAX_WAITING_IMAGES or num_bytes > MAX_WAITING_BYTES:
-                embed_waiting(max(waiting, key=lambda shape: len(waiting[shape])))
+        with contextlib.closing(_decode(paths)) as decoded:
+            for i, image in enumerate(decoded):
+                waiting[image.shape].append((i, image))
+                num_waiting += 1
+                num_bytes = sum(len(group) * math.prod(shape) for shape, group in waiting.items())
+                if len(waiting[image.shape]) == batch_size:
+                    embed_waiting(image.shape)
+                elif num_waiting == MAX_WAITING_IMAGES or num_bytes > MAX_WAITING_BYTES:
+                    embed_waiting(max(waiting, key=lambda shape: len(waiting[shape])))
         for shape in list(waiting):
             embed_waiting(shape)
     return rows
@@ -279,26 +280,13 @@ def _compare_with_solution(
         logging.warning("%d relevant images are not in %s", len(absent), index_dir)
 
 
-def _decode_ahead(paths: Sequence[Path]) -> Iterator[np.ndarray]:
-    """Decodes images to `[H, W, 3]` uint8 in order, some of them ahead."""
-    with ThreadPoolExecutor() as pool:
-        pending: deque[Future[np.ndarray]] = deque()
-        for path in paths:
-            pending.append(pool.submit(_decode, path))
-            decoded = sum(f.result().nbytes for f in pending if f.done() and not f.exception())
-            while pending and (len(pending) > NUM_DECODED_AHEAD or decoded > MAX_WAITING_BYTES):
-                image = pending.popleft().result()
-                decoded -= image.nbytes
-                yield image
-        while pending:
-            yield pending.popleft().result()
-
-
-def _decode(path: Path) -> np.ndarray:
-    try:
-        return read_image(path)
-    except CorruptImageError as error:
-        raise UserError(f"{path} cannot be decoded ({error}): replace it") from None
+def _decode(paths: Sequence[Path]) -> Generator[np.ndarray]:
+    """Decodes images to `[H, W, 3]` uint8 in order; raises a UserError for a corrupt one."""
+    with contextlib.closing(decode_ahead(paths)) as images:
+        for path, image in zip(paths, images, strict=True):
+            if isinstance(image, CorruptImageError):
+                raise UserError(f"{path} cannot be decoded ({image}): replace it")
+            yield image
 
 
 def _check_embeddings(outputs: np.ndarray, paths: Sequence[Path], embedding_dim: int) -> None:

@@ -10,7 +10,7 @@ import jinja2
 from universal_embedding.datasets.records import Records
 from universal_embedding.evaluation.embed import QueryIndexRecords
 from universal_embedding.evaluation.evaluate import EvaluationResult
-from universal_embedding.files import atomic_write
+from universal_embedding.files import as_path, atomic_write
 from universal_embedding.reporting import montage, plots, tables
 
 SERIES_COLORS = ("#2f5fd0", "#a9c1f2")  # merged, separate
@@ -63,7 +63,7 @@ def write_html_report(
     )
     with atomic_write(path) as file:
         file.write(page)
-    return Path(path)
+    return as_path(path)
 
 
 def _describe_means(report: dict) -> list[dict[str, str]]:

@@ -1,10 +1,12 @@
 """Tables of a report, as text and Markdown, made from the numbers of report.json."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from universal_embedding.files import atomic_write
+from universal_embedding.errors import printable
+from universal_embedding.files import as_path, atomic_write
 
 TITLES = {
     "merged": "Merged: one index of all domains",
@@ -16,7 +18,7 @@ Table = list[list[str]]
 
 def write_report(report: dict, folder: str | Path) -> list[Path]:
     """Writes `report.json`, with every digit, and `report.md` into `folder`; returns both."""
-    paths = [Path(folder) / "report.json", Path(folder) / "report.md"]
+    paths = [as_path(folder) / "report.json", as_path(folder) / "report.md"]
     with atomic_write(paths[0]) as file:
         json.dump(report, file, indent=2, ensure_ascii=False)
         file.write("\n")
@@ -27,13 +29,19 @@ def write_report(report: dict, folder: str | Path) -> list[Path]:
 
 def format_report_text(report: dict) -> str:
     """Every table of a report, for a terminal."""
-    return _format_sections(report, plain_table, "{}")
+    return _format_sections(report, plain_table, printable)
 
 
 def format_report_markdown(report: dict) -> str:
     """Every table of a report, in Markdown."""
-    title = f"# Retrieval: {report['dataset']}, split {report['split']}\n\n"
-    return title + _format_sections(report, markdown_table, "## {}") + "\n"
+    title = escape_markdown(f"Retrieval: {report['dataset']}, split {report['split']}")
+    sections = _format_sections(report, markdown_table, lambda text: f"## {escape_markdown(text)}")
+    return f"# {title}\n\n{sections}\n"
+
+
+def escape_markdown(text: object) -> str:
+    """Text that Markdown and HTML show as it is, in one line."""
+    return re.sub(r"([\\`*_\[\]<>|#&])", r"\\\1", printable(text))
 
 
 def metric_names(summary: dict) -> list[str]:
@@ -115,6 +123,7 @@ def describe_search(search: dict) -> str:
 
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
     """A table for a terminal: the first column left-aligned, the others right-aligned."""
+    rows = [[printable(row[0]), *row[1:]] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -126,24 +135,26 @@ def plain_table(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """The same table in Markdown."""
-    header, *body = ("| " + " | ".join(row) + " |" for row in rows)
+    header, *body = ("| " + " | ".join([escape_markdown(row[0]), *row[1:]]) + " |" for row in rows)
     rule = "|---" + "|---:" * (len(rows[0]) - 1) + "|"
     return "\n".join([header, rule, *body])
 
 
-def _format_sections(report: dict, format_table: Callable[[Table], str], heading: str) -> str:
+def _format_sections(
+    report: dict, format_table: Callable[[Table], str], heading: Callable[[str], str]
+) -> str:
     sections = []
     for name, numbers in sources(report):
         for protocol, summary in protocols(numbers):
-            sections.append(heading.format(f"{name} — {TITLES[protocol]}"))
+            sections.append(heading(f"{name} — {TITLES[protocol]}"))
             sections.append(format_table(summary_rows(summary)))
             if not numbers["search"][protocol]["is_exact"]:
                 sections.append(describe_search(numbers["search"][protocol]))
         for protocol, differences in numbers.get("difference", {}).items():
-            sections.append(heading.format(f"{name} minus {report['source']}, {protocol}"))
+            sections.append(heading(f"{name} minus {report['source']}, {protocol}"))
             sections.append(format_table(difference_rows(differences)))
     if "comparisons" in report:
-        sections += [heading.format("Means over domains"), format_table(mean_rows(report))]
+        sections += [heading("Means over domains"), format_table(mean_rows(report))]
     return "\n\n".join(sections)
 
 

@@ -22,7 +22,7 @@ async function fetchJson(url, options) {
 
 function parameters() {
   const params = new URLSearchParams({ k: $("k").value, metric: $("metric").value });
-  if ($("category").value) params.set("category", $("category").value === " " ? "" : $("category").value);
+  if ($("category").value) params.set("category", $("category").value.slice(1));
   if ($("max").value) params.set("max_distance", $("max").value);
   else if (about.max_distance !== null) params.set("max_distance", 2); // the largest possible
   if (crop.area) params.set("crop", crop.area.map((side) => side.toFixed(4)).join());
@@ -164,7 +164,7 @@ try {
   const counted = names.length === 1 ? "1 category" : `${names.length} categories`;
   $("about").textContent = `${about.num_images.toLocaleString("en")} images in ${counted} of “${about.name}”`;
   for (const name of names)
-    $("category").append(new Option(`${name || "(none)"} (${about.categories[name]})`, name || " "));
+    $("category").append(new Option(`${name || "(none)"} (${about.categories[name]})`, `=${name}`)); // "" is all, "=" is none
   if (about.max_distance !== null) $("max").value = about.max_distance;
   showQuery(linked());
 } catch (error) {
