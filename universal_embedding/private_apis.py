@@ -3,7 +3,9 @@
 Public ones do not exist for these uses. An upgrade of a library has to look at this file alone.
 """
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +32,31 @@ def flatten_layers(model: "keras.Model") -> "list[keras.Layer]":
     (keras-team/keras#9590).
     """
     return list(model._flatten_layers())
+
+
+@contextlib.contextmanager
+def without_values() -> "Iterator[None]":
+    """Context in which Keras builds layers whose variables have a shape and take no memory.
+
+    Keras gives them their values when its stateless scope ends, or at the end of the next one; for
+    a model that computes with another's weights they would be a second copy. `share_value` gives
+    each variable a value instead.
+    """
+    import keras
+    from keras.src.backend.common import global_state
+
+    name = "uninitialized_variables"
+    pending = list(global_state.get_global_attribute(name) or [])
+    with keras.StatelessScope(initialize_variables=False):
+        yield
+    global_state.set_global_attribute(name, pending)
+
+
+def share_value(variable: "keras.Variable", source: "keras.Variable | tf.Tensor") -> None:
+    """Makes a variable built `without_values` read and write `source`, of the same shape."""
+    import tensorflow as tf
+
+    variable._value = source if tf.is_tensor(source) else source._value
 
 
 def seed_generator_from_tensor(seed: "tf.Tensor") -> "keras.random.SeedGenerator":
@@ -73,6 +100,111 @@ def disable_gradient_reduction(optimizer: "keras.optimizers.Optimizer") -> None:
 
     Clipping needs the global norm, hence the summed gradients; summing again would multiply them by
     the number of replicas. Keras 2 had `skip_gradients_aggregation` for this, Keras 3 has nothing
-    (keras-team/keras#19308).
+    (keras-team/keras#19308). Its count of updates is equal on all replicas as well, but Keras
+    broadcasts it from the first one.
     """
+    import tensorflow as tf
+
     optimizer._all_reduce_sum_gradients = list
+    optimizer._iterations.value._aggregation = tf.VariableAggregation.NONE
+
+
+@contextlib.contextmanager
+def local_updates() -> Iterator[None]:
+    """Context, within a replica's, in which variables are updated on that replica alone.
+
+    For gradients that are already summed. Otherwise Keras joins all replicas at each variable, and
+    the join is refused in functions that XLA compiles. TensorFlow leaves it out by itself where the
+    whole step is compiled and every device is a GPU; its tests set this attribute.
+    """
+    import tensorflow as tf
+
+    strategy = tf.distribute.get_strategy()
+    mirrored = (tf.distribute.MirroredStrategy, tf.distribute.MultiWorkerMirroredStrategy)
+    if not isinstance(strategy, mirrored):
+        yield
+        return
+    strategy.extended._use_merge_call = lambda: False
+    try:
+        yield
+    finally:
+        del strategy.extended._use_merge_call
+
+
+def called_graph(op: "tf.Operation", attribute: str, index: int | None = None) -> "tf.Graph":
+    """The graph of a function that an op calls: the body of a loop, a branch, ...
+
+    TensorFlow gives a function's name as the op's public attribute, and its graph only by this.
+
+    Args:
+        op: The op.
+        attribute: Its attribute that names the function.
+        index: The place in the attribute where that is a list of functions.
+    """
+    function = op.get_attr(attribute)
+    return op.graph._get_function((function if index is None else function[index]).name).graph
+
+
+def has_xla_kernel(op_type: str) -> bool:
+    """Whether XLA can compile ops of this type. TensorFlow lists its kernels nowhere else."""
+    from tensorflow.python.framework import kernels
+
+    if op_type in _COMPILED_WITHOUT_KERNEL:
+        return True
+    _load_xla()
+    registered = kernels.get_registered_kernels_for_op(op_type).kernel
+    return any(kernel.device_type == "XLA_CPU_JIT" for kernel in registered)
+
+
+_COMPILED_WITHOUT_KERNEL = frozenset(("Placeholder", "NoOp", "Const"))
+
+
+@functools.cache
+def _load_xla() -> None:
+    """Compiles something: XLA's kernels are listed from then on."""
+    import tensorflow as tf
+
+    tf.function(tf.identity, jit_compile=True)(tf.zeros([]))
+
+
+@contextlib.contextmanager
+def without_memory(max_bytes: int = 4096) -> "Iterator[None]":
+    """Context in which variables larger than `max_bytes` have a shape, and no value or memory.
+
+    Functions that use them can be traced, not run. The public `tf.Variable` always gets a value.
+    """
+    import tensorflow as tf
+    from tensorflow.python.ops.resource_variable_ops import UninitializedVariable
+
+    names = ("trainable", "name", "aggregation", "synchronization", "distribute_strategy")
+
+    def create(next_creator: Callable[..., "tf.Variable"], **options: Any) -> "tf.Variable":
+        value, dtype = options["initial_value"], options.get("dtype")
+        if callable(value):
+            with tf.Graph().as_default():
+                value = tf.convert_to_tensor(value(), dtype=dtype)
+        elif not hasattr(value, "shape"):
+            value = tf.convert_to_tensor(value, dtype=dtype)
+        shape, dtype = tf.TensorShape(value.shape), tf.as_dtype(dtype or value.dtype)
+        if shape.num_elements() * dtype.size <= max_bytes:
+            return next_creator(**options)
+        known = {name: options[name] for name in names if options.get(name) is not None}
+        return UninitializedVariable(shape=shape, dtype=dtype, **known)
+
+    with tf.variable_creator_scope(create):
+        yield
+
+
+def has_value(variable: "keras.Variable") -> bool:
+    """Whether a Keras variable has a value, or was created `without_memory`."""
+    return bool(variable.value.is_initialized())
+
+
+def is_deterministic() -> bool:
+    """Whether `tf.config.experimental.enable_op_determinism` was called, which nothing public says.
+
+    Some ops fail then, such as the one that reads the clock.
+    """
+    from tensorflow.python.framework import config
+
+    return config.is_op_determinism_enabled()

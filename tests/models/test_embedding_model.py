@@ -57,6 +57,20 @@ def test_output_is_the_features_without_projection(model):
     assert (bare.output_dim, model.output_dim) == (1280, 16)
 
 
+def test_projection_with_bias_is_of_unit_features(model, tmp_path):
+    biased = EmbeddingModel(model.backbone, 8, image_size=64, projection_bias=True)
+    rng = np.random.default_rng(0)
+    biased.projection.bias.assign(rng.normal(size=8))
+    features = rng.normal(size=(3, 1280)).astype("float32")
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
+    rows = rows @ biased.projection.kernel.numpy() + biased.projection.bias.numpy()
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_allclose(biased.embed_features(features), rows, atol=1e-5)
+    biased.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded.embed_features(features), biased.embed_features(features))
+
+
 def test_zero_features_give_zeros_not_nan(model):
     embeddings = model.embed_features(tf.zeros((2, 1280)))
     np.testing.assert_array_equal(embeddings, np.zeros((2, 16)))

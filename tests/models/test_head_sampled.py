@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
-from universal_embedding.models.heads import NEG_INF, MarginHead
+from universal_embedding.models.heads import NEG_INF, MarginHead, margin_head, sampled
 from universal_embedding.models.heads.sampled import sample_classes
 
 NUM_CLASSES, NUM_SAMPLED = 53, 10
@@ -81,3 +81,18 @@ def test_missing_seed_is_an_error():
     head = MarginHead({"all": NUM_CLASSES}, 8, num_sampled_classes=NUM_SAMPLED)
     with pytest.raises(UserError, match="num_sampled_classes=10"):
         head(tf.eye(2, 8), tf.constant([0, 1]), tf.constant([0, 0]))
+
+
+def test_separate_classifiers_sample_classes_of_their_own(monkeypatch):
+    seeds = []
+
+    def record_seed(labels, num_classes, num_sampled, seed):
+        seeds.append(tuple(seed.numpy()))
+        return sampled.sample_classes(labels, num_classes, num_sampled, seed)
+
+    monkeypatch.setattr(margin_head, "sample_classes", record_seed)
+    head = MarginHead({"a": 50, "b": 50, "c": 50}, 4, num_sampled_classes=5)
+    rows = np.random.default_rng(0).normal(size=(6, 4))
+    domains = tf.constant([0, 0, 1, 1, 2, 2])
+    head(tf.constant(rows), tf.range(6), domains, seed=tf.constant([3, 8]))
+    assert len(set(seeds)) == 3

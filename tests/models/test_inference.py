@@ -1,14 +1,16 @@
 """Tests of inference over records: order, padding, replicas, and errors."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tqdm import tqdm
 
 from tests.helpers.fake_records import FakeRecords, make_domains
+from tests.helpers.fake_tpu import HOST_OPS, count_ops, fake_tpu_strategy
 from universal_embedding.errors import UserError
 from universal_embedding.input.images import preprocess_eval
-from universal_embedding.models.inference import embed_records, make_embed_fn
+from universal_embedding.models.inference import RecordEmbedder
+from universal_embedding.training.strategy import mirrored
 
 SIZE = 24
 NUM_IMAGES = 7  # with batches of 4 the last one is padded
@@ -33,43 +35,64 @@ def expected_rows(records, resize_mode="squash"):
 @pytest.mark.parametrize("resize_mode", ["squash", "crop"])
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 def test_rows_are_in_the_order_of_the_records(records, batch_size, resize_mode):
-    embed_fn = make_embed_fn(channel_means, tf.distribute.get_strategy())
-    rows = embed_records(embed_fn, records, SIZE, resize_mode, batch_size, show_progress=False)
+    strategy = tf.distribute.get_strategy()
+    embed = RecordEmbedder(channel_means, strategy, SIZE, resize_mode, batch_size)
+    rows = embed(records, show_progress=False)
     assert rows.shape == (NUM_IMAGES, 3) and rows.dtype == np.float32
     np.testing.assert_allclose(rows, expected_rows(records, resize_mode), atol=1e-3)
+    np.testing.assert_array_equal(embed(records), rows)  # compiled for any records
 
 
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_replicas_give_the_rows_of_one_device(records, replicas):
-    strategy = tf.distribute.MirroredStrategy(
-        [f"CPU:{i}" for i in range(replicas)], tf.distribute.ReductionToOneDevice()
-    )
-    embed_fn = make_embed_fn(channel_means, strategy)
-    rows = embed_records(embed_fn, records, SIZE, batch_size=4)
-    np.testing.assert_allclose(rows, expected_rows(records), atol=1e-3)
-    images = tf.random.stateless_uniform([5, SIZE, SIZE, 3], [0, 0])
-    assert embed_fn(images).shape == (5, 3)  # 5 images do not divide over the replicas
+    single = RecordEmbedder(channel_means, tf.distribute.get_strategy(), SIZE, batch_size=2)
+    embed = RecordEmbedder(channel_means, mirrored(replicas), SIZE, batch_size=2)
+    np.testing.assert_array_equal(embed(records), single(records))
+    np.testing.assert_allclose(embed(records), expected_rows(records), atol=1e-3)
 
 
-def test_out_is_filled_and_the_given_bar_advances(records, tmp_path):
-    embed_fn = make_embed_fn(channel_means, tf.distribute.get_strategy())
-    out = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", np.float32, (NUM_IMAGES, 3))
-    with tqdm(total=2 * NUM_IMAGES, disable=False, file=(tmp_path / "bar").open("w")) as bar:
-        for _ in range(2):
-            assert embed_records(embed_fn, records, SIZE, out=out, progress_bar=bar) is out
-        assert bar.n == 2 * NUM_IMAGES
-    out.flush()
-    np.testing.assert_allclose(np.load(tmp_path / "rows.npy"), expected_rows(records), atol=1e-3)
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("start", [0, 1, 4, 6, 7])
+def test_blocks_continue_from_any_record(records, start, replicas):
+    strategy = mirrored(replicas) if replicas > 1 else tf.distribute.get_strategy()
+    embed = RecordEmbedder(channel_means, strategy, SIZE, batch_size=1)
+    blocks = list(embed.embed_blocks(records, start))
+    assert [len(b) for b in blocks] == block_sizes(NUM_IMAGES - start, replicas)
+    rows = np.concatenate([np.zeros((0, 3)), *blocks])
+    np.testing.assert_allclose(rows, expected_rows(records)[start:], atol=1e-3)
+
+
+def block_sizes(total, batch_size):
+    """Calls of 1, 2, 4, ... batches, since these take no time."""
+    sizes, batches = [], 1
+    while total:
+        sizes.append(min(total, batches * batch_size))
+        total -= sizes[-1]
+        batches *= 2
+    return sizes
 
 
 def test_corrupt_image_is_a_user_error_with_its_id(records):
     images = [*records.images[:3], b"not an image"]
     corrupt = FakeRecords("cars", [1, 2, 3, 4], images)
-    embed_fn = make_embed_fn(channel_means, tf.distribute.get_strategy())
+    embed = RecordEmbedder(channel_means, tf.distribute.get_strategy(), SIZE)
     with pytest.raises(UserError, match=r"cars/3\.jpg"):
-        embed_records(embed_fn, corrupt, SIZE)
+        embed(corrupt)
 
 
 def test_no_records_are_an_error():
+    embed = RecordEmbedder(channel_means, tf.distribute.get_strategy(), SIZE)
     with pytest.raises(ValueError, match="'cars', split 'train', has no records"):
-        embed_records(lambda images: images, FakeRecords("cars", [], []), SIZE)
+        embed(FakeRecords("cars", [], []))
+
+
+def test_inference_is_built_for_tpu_cores_without_ops_of_the_host(records):
+    strategy = fake_tpu_strategy(2)
+    with strategy.scope():
+        layers = [keras.layers.Conv2D(4, 3), keras.layers.GlobalAveragePooling2D()]
+        model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *layers])
+    embed = RecordEmbedder(model, strategy, SIZE, batch_size=3)
+    function = embed._run.get_concrete_function(embed._batches(records, 0), tf.constant(1))
+    ops = count_ops(function)
+    assert ops["TPUReplicateMetadata"] and not HOST_OPS & ops.keys()
+    assert function.structured_outputs.shape[1:] == [6, 4]

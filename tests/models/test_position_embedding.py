@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from universal_embedding.models.backbones.architecture import resize_position_embedding
 
@@ -35,3 +36,14 @@ def test_same_number_of_tokens_is_the_identity():
 def test_number_without_a_square_grid_is_an_error():
     with pytest.raises(ValueError, match="197 position embeddings cannot become 200"):
         resize_position_embedding(np.zeros((197, 8), "float32"), 200)
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize(("side", "new_side"), [(16, 20), (20, 16), (14, 37), (7, 3)])
+def test_resizing_equals_tensorflows_own_bicubic_interpolation(side, new_side, antialias):
+    table = np.random.default_rng(0).normal(size=(1 + side * side, 6)).astype("float32")
+    actual = resize_position_embedding(table, 1 + new_side * new_side, antialias)
+    grid = tf.reshape(table[1:], [side, side, 6])
+    grid = tf.image.resize(grid, [new_side, new_side], method="bicubic", antialias=antialias)
+    np.testing.assert_allclose(actual[1:], tf.reshape(grid, [-1, 6]), atol=2e-6)
+    np.testing.assert_array_equal(actual[0], table[0])

@@ -1,10 +1,13 @@
 """Tests of one set of weights at several image sizes, against backbones rebuilt for each size."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.fake_tpu import count_ops
 from tests.helpers.tiny_presets import SIZE, make_tiny_model
 from universal_embedding.models.backbones import load_backbone, rebuild, resize_backbone
 
@@ -87,14 +90,74 @@ def test_native_size_is_the_backbone_itself(backbone):
     assert resize_backbone(backbone, SIZE) is backbone
 
 
-def test_batch_norm_keeps_its_statistics():
-    images = keras.Input((16, 16, 3))
-    maps = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(images))
-    model = keras.Model(images, keras.layers.GlobalAveragePooling2D()(maps))
-    initial_weights = model.get_weights()
-    resize_backbone(model, 24)(make_images(24), training=True)
-    for old, new in zip(initial_weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
+def test_batch_norm_updates_its_statistics_as_at_the_native_size():
+    def make(size):
+        keras.utils.set_random_seed(0)
+        images = keras.Input((size, size, 3))
+        maps = keras.layers.BatchNormalization()(keras.layers.Conv2D(4, 3)(images))
+        return keras.Model(images, keras.layers.GlobalAveragePooling2D()(maps))
+
+    model, expected = make(16), make(24)
+    initial_weights = expected.get_weights()
+    resized = resize_backbone(model, 24)
+    np.testing.assert_allclose(
+        resized(make_images(24), training=True), expected(make_images(24), training=True), atol=1e-6
+    )
+    for actual, new in zip(model.get_weights(), expected.get_weights(), strict=True):
+        np.testing.assert_allclose(actual, new, rtol=1e-6)
+    assert np.abs(expected.get_weights()[-1] - initial_weights[-1]).max() > 0.01
+    resized(make_images(24), training=False)
+    np.testing.assert_array_equal(model.get_weights()[-1], actual)
+
+
+def test_another_size_needs_no_variables(backbone):
+    """Also not later: Keras initializes pending variables when a scope of its own ends."""
+    before = live_variables()
+    resized = resize_backbone(backbone, NEW_SIZE)
+    keras.Model(backbone.input, keras.layers.Dense(3)(backbone.output))  # + kernel and bias
+    resized(make_images(NEW_SIZE))
+    assert len(live_variables() - before) <= 2
+
+
+def test_xla_compiles_another_size_with_its_gradients(backbone):
+    resized, positions = resize_backbone(backbone, NEW_SIZE), _positions(backbone)
+    images = tf.constant(make_images(NEW_SIZE))
+
+    def gradient():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(resized(images) ** 2)
+        return tape.gradient(loss, positions.value)
+
+    compiled = tf.function(gradient, jit_compile=True)()
+    np.testing.assert_allclose(compiled, gradient(), rtol=1e-3, atol=1e-4)
+
+
+def test_recomputed_blocks_stay_recomputed_and_give_the_same_gradients(backbone):
+    recomputing = rebuild(backbone, remat=True)
+    target = tf.random.stateless_normal([2, backbone.output_shape[-1]], [0, 0])
+
+    def gradients(model):
+        resized = resize_backbone(model, NEW_SIZE)
+        weights = [variable.value for variable in model.trainable_variables]
+
+        @tf.function
+        def compute():
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(resized(tf.constant(make_images(NEW_SIZE))) * target)
+            return tape.gradient(loss, weights, unconnected_gradients="zero")
+
+        return compute(), count_ops(compute.get_concrete_function())
+
+    expected, ops = gradients(backbone)
+    actual, recomputing_ops = gradients(recomputing)
+    for a, e in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(a, e, rtol=1e-4, atol=1e-4)
+    assert recomputing_ops["Einsum"] > ops["Einsum"]
+
+
+def live_variables():
+    gc.collect()
+    return {id(o) for o in gc.get_objects() if isinstance(o, tf.Variable)}
 
 
 def _positions(backbone):

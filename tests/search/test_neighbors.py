@@ -2,6 +2,7 @@ import importlib.util
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -202,3 +203,24 @@ def test_without_scann_exact_search_falls_back_and_scann_index_raises(monkeypatc
 def test_target_recall_out_of_range_raises_user_error():
     with pytest.raises(UserError, match="target_recall is 99"):
         ScannIndex(99)
+
+
+def test_blocked_search_multiplies_in_float32_and_leaves_the_setting_as_it_was(monkeypatch):
+    settings = tf.config.experimental
+    before, during = settings.tensor_float_32_execution_enabled(), []
+    matmul = tf.matmul
+
+    def spy(*args, **kwargs):
+        during.append(settings.tensor_float_32_execution_enabled())
+        return matmul(*args, **kwargs)
+
+    monkeypatch.setattr(tf, "matmul", spy)
+    try:
+        settings.enable_tensor_float_32_execution(True)
+        rows = np.eye(4, dtype=np.float32)
+        ids, _ = run_search(BlockedTopK, rows, rows, 1)
+        assert settings.tensor_float_32_execution_enabled()
+    finally:
+        settings.enable_tensor_float_32_execution(before)
+    assert during and not any(during)
+    np.testing.assert_array_equal(ids[:, 0], range(4))

@@ -1,6 +1,9 @@
-"""Inference over prepared records, on all replicas of a strategy."""
+"""Inference over prepared records, on all replicas of all hosts of a strategy."""
 
-from collections.abc import Callable
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,97 +12,126 @@ from tqdm import tqdm
 
 from universal_embedding.input.corrupt_images import report_corrupt_image
 from universal_embedding.input.pipeline import evaluation_batches
+from universal_embedding.models.distribution import (
+    Pace,
+    all_reduce_max,
+    assert_files_on_host,
+    distribute,
+    num_hosts_and_id,
+)
 
 if TYPE_CHECKING:
     from universal_embedding.datasets.records import Records
 
-EmbedFn = Callable[[tf.Tensor], np.ndarray]
+MAX_BATCHES_PER_CALL = 16
 
 
-def make_embed_fn(model: Callable[..., tf.Tensor], strategy: tf.distribute.Strategy) -> EmbedFn:
-    """Compiles a function from `[b, S, S, 3]` images in 0..255 to the model's `[b, D]` float32.
+class RecordEmbedder:
+    """A model that embeds prepared records, compiled once for all of them.
 
-    The images are split over the replicas of this host; a batch that does not divide is padded.
-
-    Args:
-        model: Called as `model(images, training=False)`: an `EmbeddingModel`, its `features`, or a
-            backbone.
-        strategy: The strategy on whose replicas it runs; the model was created in its scope.
-    """
-    compiled = tf.function(lambda images: tf.cast(model(images, training=False), tf.float32))
-    if strategy.num_replicas_in_sync == 1:
-        return lambda images: compiled(images).numpy()
-
-    def embed(images: tf.Tensor) -> np.ndarray:
-        num_replicas = len(strategy.extended.worker_devices)
-        images = tf.convert_to_tensor(images)
-        padding = -len(images) % num_replicas
-        padded = tf.pad(images, [[0, padding], [0, 0], [0, 0], [0, 0]])
-        slices = iter(tf.split(padded, num_replicas))
-        values = strategy.experimental_distribute_values_from_function(lambda _: next(slices))
-        results = strategy.experimental_local_results(strategy.run(compiled, args=(values,)))
-        return np.concatenate([result.numpy() for result in results])[: len(images)]
-
-    return embed
-
-
-def embed_records(
-    embed_fn: Callable[[tf.Tensor], np.ndarray | tf.Tensor],
-    records: "Records",
-    image_size: int,
-    resize_mode: str = "squash",
-    batch_size: int = 64,
-    show_progress: bool = True,
-    out: np.ndarray | None = None,
-    description: str | None = None,
-    progress_bar: tqdm | None = None,
-) -> np.ndarray:
-    """Embeds every image of `records` once, without augmentation.
+    Each replica of each host embeds its slice of every batch; all hosts get all rows. Input,
+    transfer and computation of the batches of one call overlap.
 
     Args:
-        embed_fn: Maps `[B, S, S, 3]` float32 in 0..255 to `[B, D]`; see `make_embed_fn`.
-        records: N images.
+        model: Called as `model(images, training=False)`, `[b, S, S, 3]` float32 in 0..255 ->
+            `[b, D]`: an `EmbeddingModel`, its `features`, or a backbone.
+        strategy: The strategy in whose scope the model was created.
         image_size: S in pixels.
         resize_mode: How images become squares; see `input.resizing.resize`.
-        batch_size: B; the last batch is padded.
-        show_progress: Whether to show a progress bar on a terminal.
-        out: `[N, D]` float32 array to fill, such as a memory-mapped file; None allocates one.
-        description: Text of the progress bar; by default the domain and split.
-        progress_bar: A bar over several records to advance by one per image, in place of a new one.
-
-    Returns:
-        `[N, D]` float32 in the order of the records; `out` if it was given.
-
-    Raises:
-        UserError: An image cannot be decoded.
-        ValueError: There are no records, and no `out` that gives D.
+        batch_size: Images per replica, b. Rows depend neither on it nor on the number of replicas,
+            but for the rounding of the last digits.
     """
-    batches = evaluation_batches(records, batch_size, image_size, resize_mode)
-    bar = progress_bar
-    if bar is None:
-        bar = tqdm(
+
+    def __init__(
+        self,
+        model: Callable[..., tf.Tensor],
+        strategy: tf.distribute.Strategy,
+        image_size: int,
+        resize_mode: str = "squash",
+        batch_size: int = 64,
+    ) -> None:
+        self._model, self._strategy = model, strategy
+        self._image_size, self._resize_mode = image_size, resize_mode
+        self._batch_size = batch_size * strategy.num_replicas_in_sync
+        self._run = tf.function(self._embed_batches)
+
+    def __call__(self, records: "Records", show_progress: bool = True) -> np.ndarray:
+        """Embeds every image once, without augmentation; each host must call it.
+
+        Args:
+            records: N images.
+            show_progress: Whether to show a progress bar on a terminal.
+
+        Returns:
+            `[N, D]` float32 in the order of the records.
+
+        Raises:
+            UserError: An image cannot be decoded.
+            ValueError: There are no records.
+        """
+        if not len(records):
+            raise ValueError(f"domain {records.domain!r}, split {records.split!r}, has no records")
+        show_progress = show_progress and num_hosts_and_id(self._strategy)[1] == 0
+        blocks = []
+        with tqdm(
             total=len(records),
-            desc=description or f"{records.domain} {records.split}",
+            desc=f"{records.domain} {records.split}",
             unit="image",
             disable=None if show_progress else True,  # None: only on a terminal
             leave=False,
-        )
-    num_done = 0
-    try:
-        with report_corrupt_image(
-            lambda: ((records, i) for i in range(num_done, len(records))[:batch_size])
-        ):
-            for batch in batches:
-                rows = np.asarray(embed_fn(batch["image"]), np.float32)
-                indices, mask = batch["record"].numpy(), batch["mask"].numpy()
-                if out is None:
-                    out = np.empty((len(records), rows.shape[1]), np.float32)
-                out[indices[mask]] = rows[mask]
-                num_done += int(mask.sum())
-                bar.update(int(mask.sum()))
-    finally:
-        if bar is not progress_bar:
-            bar.close()
-    if out is None:
-        raise ValueError(f"domain {records.domain!r}, split {records.split!r}, has no records")
-    return out
+        ) as bar:
+            for rows in self.embed_blocks(records):
+                blocks.append(rows)
+                bar.update(len(rows))
+        return np.concatenate(blocks)
+
+    def embed_blocks(self, records: "Records", start: int = 0) -> Iterator[np.ndarray]:
+        """Yields the rows of the records from `start` on, `[n, D]` float32 by block, in order.
+
+        Raises:
+            UserError: An image cannot be decoded.
+        """
+        pace = Pace(MAX_BATCHES_PER_CALL)
+        iterator = self._batches(records, start)
+        while start < len(records):
+            num_left = -(-(len(records) - start) // self._batch_size)
+            num_batches = min(pace.steps, num_left)
+            size = min(num_batches * self._batch_size, len(records) - start)
+            ahead = range(start, min(start + size + 4 * self._batch_size, len(records)))
+            start_time = time.monotonic()
+            with report_corrupt_image(functools.partial(zip, itertools.repeat(records), ahead)):
+                rows = self._run(iterator, tf.constant(num_batches)).numpy()
+            (seconds,) = all_reduce_max([time.monotonic() - start_time], self._strategy)
+            pace.update(num_batches, seconds)
+            start += size
+            yield rows.reshape(-1, rows.shape[-1])[:size]
+
+    def _batches(self, records: "Records", start: int) -> Iterator:
+        """The images from record `start` on, for every replica, without end."""
+
+        def host_batches(num_hosts: int, host_id: int) -> tf.data.Dataset:
+            if num_hosts > 1:
+                assert_files_on_host(records.shard_paths[:1], host_id)
+            batches = evaluation_batches(
+                records,
+                self._batch_size,
+                self._image_size,
+                self._resize_mode,
+                start,
+                num_hosts,
+                host_id,
+            )
+            return batches.map(lambda batch: batch["image"]).repeat()  # the loop knows the end
+
+        return distribute(host_batches, self._strategy)
+
+    def _embed_batches(self, iterator: Iterator, num_batches: tf.Tensor) -> tf.Tensor:
+        """`[batches, B, D]` float32 of the next batches, on every host."""
+        rows = tf.TensorArray(tf.float32, num_batches)
+        for i in tf.range(num_batches):
+            embeddings = self._strategy.run(self._embed, args=(next(iterator),))
+            rows = rows.write(i, self._strategy.gather(embeddings, axis=0))
+        return rows.stack()
+
+    def _embed(self, images: tf.Tensor) -> tf.Tensor:
+        return tf.cast(self._model(images, training=False), tf.float32)

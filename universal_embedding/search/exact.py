@@ -1,11 +1,15 @@
 """Exact search: ScaNN's brute force on a CPU, a blocked top-k in TensorFlow elsewhere."""
 
 import importlib.util
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from universal_embedding.search import scann_ops
 from universal_embedding.search.neighbors import NearestNeighbors
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 def exact_search() -> NearestNeighbors:
@@ -55,7 +59,17 @@ class BlockedTopK(NearestNeighbors):
     def _top_k(self, queries: np.ndarray, k: int) -> np.ndarray:
         import tensorflow as tf
 
-        queries = tf.constant(queries)
+        uses_tf32 = tf.config.experimental.tensor_float_32_execution_enabled()
+        # A GPU's default, with 10 bits of each number, does not find the exact neighbors.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        try:
+            return self._top_k_float32(tf.constant(queries), k)
+        finally:
+            tf.config.experimental.enable_tensor_float_32_execution(uses_tf32)
+
+    def _top_k_float32(self, queries: "tf.Tensor", k: int) -> np.ndarray:
+        import tensorflow as tf
+
         scores, ids = tf.zeros((len(queries), 0)), tf.zeros((len(queries), 0), tf.int32)
         for start, rows in self._blocks:
             block = tf.math.top_k(tf.matmul(queries, rows, transpose_b=True), min(k, len(rows)))

@@ -7,11 +7,16 @@ from universal_embedding.models.backbones.architecture import (
     to_json,
 )
 from universal_embedding.models.backbones.depths import block_names, layer_depths, num_depths
-from universal_embedding.models.backbones.loading import list_backbones, load_backbone
+from universal_embedding.models.backbones.loading import (
+    is_hub_handle,
+    list_backbones,
+    load_backbone,
+)
 
 __all__ = [
     "block_names",
     "from_json",
+    "is_hub_handle",
     "layer_depths",
     "list_backbones",
     "load_backbone",

@@ -17,7 +17,7 @@ import tensorflow as tf
 from universal_embedding.models.backbones.depths import block_names
 from universal_embedding.models.backbones.keras_workarounds import patch_weight_saving
 from universal_embedding.models.backbones.layers import Normalize
-from universal_embedding.private_apis import flatten_layers
+from universal_embedding.private_apis import flatten_layers, has_value, share_value, without_values
 
 _BUILT = ("build_config", "build_input_shape")  # recorded shapes: layers are built anew
 _ALWAYS_FLOAT32 = ("Rescaling", "Normalization", Normalize.__name__)
@@ -68,24 +68,23 @@ def rebuild(
     policy = None
     if dtype:
         policy = keras.saving.serialize_keras_object(keras.dtype_policies.get(dtype))
-    is_resized = image_size and image_size != backbone.input_shape[1]
-    config = _rewrite(json.loads(to_json(backbone)), image_size if is_resized else None, policy)
-    text = json.dumps(config)
+    text = _rewritten_json(backbone, image_size, policy)
     copy = from_json(text, remat)
+    _check_same_weights(backbone, copy, image_size)
     antialias = _uses_antialiasing(text)
-    if len(copy.weights) != len(backbone.weights):
-        raise ValueError(f"the number of its weights changes with image size {image_size}")
     for old, new in zip(backbone.weights, copy.weights, strict=True):
-        new.assign(_fit_weight(old, new.shape, antialias))
+        value = _fit_weight(old, new.shape, antialias)
+        if has_value(old):
+            new.assign(value)
     return copy
 
 
 def resize_backbone(backbone: keras.Model, image_size: int) -> Callable[..., tf.Tensor]:
     """Returns a function for another image size that computes with the weights of `backbone`.
 
-    Position embeddings are interpolated at each call, so gradients reach those of `backbone`; its
-    other weights are used as they are. Batch norm uses its moving statistics and does not update
-    them.
+    It holds no weights of its own. Position embeddings are interpolated at each call, so gradients
+    reach those of `backbone`; all other weights, the statistics of batch norm included, are read
+    and updated as by `backbone` itself. Blocks that `backbone` recomputes are recomputed.
 
     Args:
         backbone: A model of `[B, S, S, 3]`.
@@ -99,17 +98,66 @@ def resize_backbone(backbone: keras.Model, image_size: int) -> Callable[..., tf.
     """
     if image_size == backbone.input_shape[1]:
         return backbone
-    resized = rebuild(backbone, image_size)
-    antialias = _uses_antialiasing(to_json(backbone))
-    pairs = list(zip(resized.weights, backbone.weights, strict=True))
+    text = _rewritten_json(backbone, image_size)
+    antialias = _uses_antialiasing(text)
+    with without_values():
+        resized = keras.saving.deserialize_keras_object(json.loads(text))
+    if getattr(backbone, "is_rematerialized", False):
+        _rematerialize(resized)
+    _check_same_weights(backbone, resized, image_size)
+    tables: list[tuple[keras.Variable, keras.Variable]] = []
+    for old, new in zip(backbone.variables, resized.variables, strict=True):
+        if old.shape == new.shape:
+            share_value(new, old)
+        elif new.dtype.startswith("int"):
+            share_value(new, tf.constant(_fit_weight(old, new.shape, antialias)))
+        else:
+            _fit_weight(old, new.shape, antialias)  # raises where it is not about positions
+            tables.append((new, old))
+    if not tables:
+        return resized
 
     def call(images: tf.Tensor, training: bool = False) -> tf.Tensor:
-        floats = [(new, old) for new, old in pairs if new.dtype.startswith("float")]
-        mapping = [(new, _resized_value(old, new, antialias)) for new, old in floats]
-        with keras.StatelessScope(state_mapping=mapping):
-            return resized(images, training=training)
+        mapping = [
+            (new, resize_position_embedding(tf.convert_to_tensor(old), new.shape[-2], antialias))
+            for new, old in tables
+        ]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            features = resized(images, training=training)
+        for variable in resized.non_trainable_variables:  # what `resized` assigned in the scope
+            value = scope.get_current_value(variable)
+            if value is not None and not any(variable is new for new, _ in tables):
+                variable.assign(value)
+        return features
 
     return call
+
+
+def has_position_tables(backbone: keras.Model, image_size: int) -> bool:
+    """Whether some weight of `backbone` would have another shape at another image size.
+
+    Raises:
+        ValueError: The architecture does not support the image size.
+    """
+    with without_values():
+        resized = keras.saving.deserialize_keras_object(
+            json.loads(_rewritten_json(backbone, image_size))
+        )
+    _check_same_weights(backbone, resized, image_size)
+    pairs = zip(backbone.weights, resized.weights, strict=True)
+    return any(old.shape != new.shape for old, new in pairs)
+
+
+def _rewritten_json(
+    backbone: keras.Model, image_size: int | None = None, policy: dict | None = None
+) -> str:
+    size = image_size if image_size != backbone.input_shape[1] else None
+    return json.dumps(_rewrite(json.loads(to_json(backbone)), size, policy))
+
+
+def _check_same_weights(backbone: keras.Model, copy: keras.Model, image_size: int | None) -> None:
+    if len(copy.weights) != len(backbone.weights):
+        raise ValueError(f"the number of its weights changes with image size {image_size}")
 
 
 def resize_position_embedding(
@@ -117,8 +165,9 @@ def resize_position_embedding(
 ) -> tf.Tensor:
     """Resizes position embeddings by bicubic interpolation over their square grid.
 
-    Tokens before the grid (class token, registers, distillation token) keep their embeddings.
-    Gradients pass through.
+    The interpolation is a product with constant matrices, since XLA, and with it a TPU, has no
+    kernel for TensorFlow's bicubic resize. Tokens before the grid (class token, registers,
+    distillation token) keep their embeddings. Gradients pass through.
 
     Args:
         table: `[..., N, D]`, N = tokens before the grid + side * side.
@@ -142,10 +191,20 @@ def resize_position_embedding(
         )
     rows = tf.reshape(table, [-1, old_tokens, dim])
     grid = tf.reshape(tf.cast(rows[:, prefix:], tf.float32), [-1, side, side, dim])
-    grid = tf.image.resize(grid, [new_side, new_side], method="bicubic", antialias=antialias)
+    matrix = tf.constant(_interpolation_matrix(side, new_side, antialias))
+    grid = tf.einsum("im,jn,bmnd->bijd", matrix, matrix, grid)
     grid = tf.cast(tf.reshape(grid, [-1, new_side * new_side, dim]), rows.dtype)
     resized = tf.concat([rows[:, :prefix], grid], axis=1)
     return tf.reshape(resized, [*table.shape[:-2], num_tokens, dim])
+
+
+@functools.cache
+def _interpolation_matrix(side: int, new_side: int, antialias: bool) -> np.ndarray:
+    """`[new_side, side]` float32: bicubic interpolation of a line is linear in its values."""
+    with tf.init_scope(), tf.device("CPU"):
+        lines = tf.reshape(tf.eye(side), [1, side, 1, side])
+        lines = tf.image.resize(lines, [new_side, 1], method="bicubic", antialias=antialias)
+        return lines.numpy().reshape(new_side, side)
 
 
 def _uses_antialiasing(text: str) -> bool:
@@ -153,16 +212,12 @@ def _uses_antialiasing(text: str) -> bool:
     return '"antialias_in_interpolation": false' not in text
 
 
-def _resized_value(weight: keras.Variable, like: keras.Variable, antialias: bool) -> tf.Tensor:
-    value = tf.convert_to_tensor(weight)
-    if value.shape == like.shape:
-        return value
-    return resize_position_embedding(value, like.shape[-2], antialias)
-
-
 def _fit_weight(weight: keras.Variable, shape: tuple[int, ...], antialias: bool) -> np.ndarray:
     """The value of a weight in another `shape`; only weights about positions may differ."""
-    value = keras.ops.convert_to_numpy(weight)
+    if has_value(weight):
+        value = keras.ops.convert_to_numpy(weight)
+    else:  # only its shape is checked
+        value = np.broadcast_to(np.zeros((), weight.dtype), weight.shape)
     if value.shape == tuple(shape):
         return value
     if value.ndim == 2 and value.shape[0] == 1 and value.dtype.kind == "i":  # position ids
@@ -214,6 +269,7 @@ def _rematerialize(backbone: keras.Model) -> None:
     for layer in flatten_layers(backbone):
         if layer.name in names:
             layer.call = _recomputing(layer.call)
+    backbone.is_rematerialized = True
 
 
 def _recomputing(call: Callable) -> Callable:

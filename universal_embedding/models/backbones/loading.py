@@ -1,14 +1,17 @@
 """Loads backbones by name: a file, a preset or an application."""
 
+import contextlib
 import difflib
 import gc
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from universal_embedding.errors import UserError
+from universal_embedding.files import fetch, is_remote
 from universal_embedding.models.backbones.applications import list_applications, load_application
-from universal_embedding.models.backbones.architecture import rebuild
+from universal_embedding.models.backbones.architecture import has_position_tables, rebuild
 from universal_embedding.models.backbones.layers import pool
 from universal_embedding.models.backbones.presets import list_presets, load_preset
 
@@ -32,6 +35,8 @@ def load_backbone(
     dtype: str | keras.DTypePolicy | None = None,
     remat: bool = False,
     pretrained: bool = True,
+    keep_positions: bool = False,
+    strategy: tf.distribute.Strategy | None = None,
 ) -> keras.Model:
     """Loads a backbone with its pretrained weights.
 
@@ -44,7 +49,7 @@ def load_backbone(
             a model of `keras.applications` (`EfficientNetV2B0`);
             a preset of KerasHub by name (`siglip2_base_patch16_224`), handle (`hf://...`,
             `kaggle://...`) or directory written by `save_to_preset` (`./my_clip`).
-            For vision-language presets only the vision tower is used.
+            For vision-language presets only the vision tower is used. Files may be on gs://.
         image_size: S, the side of the images in pixels. Position embeddings learned for another
             size are interpolated.
         pooling: `token` (class token), `mean` or `gem` over positions, or `projection` (the
@@ -55,6 +60,10 @@ def load_backbone(
             keeping them (gradient checkpointing; transformers only).
         pretrained: Whether to load the pretrained weights of a preset or application; otherwise
             they are random.
+        keep_positions: Whether position embeddings keep the size they were learned for. The result
+            then takes images of that size, and `resize_backbone` makes it take others.
+        strategy: Where the weights are created; None is the current scope. The pretrained model,
+            with a text tower if it has one, is loaded once, in the memory of the host.
 
     Returns:
         A model `[B, S, S, 3]` float32 in 0..255 -> `[B, F]`, input normalization included.
@@ -63,9 +72,15 @@ def load_backbone(
         UserError: `spec` cannot be found or downloaded, is not an image model, or does not support
             the other arguments.
     """
-    native = _load_native(spec, image_size, pooling, pretrained)
+    with tf.device("CPU:0"):
+        native = _load_native(spec, image_size, pooling, pretrained)
+    scope = strategy.scope() if strategy else contextlib.nullcontext()
+    size = image_size
     try:
-        backbone = rebuild(native, image_size, dtype or keras.config.dtype_policy(), remat)
+        if keep_positions and has_position_tables(native, image_size):
+            size = native.input_shape[1]
+        with scope:
+            backbone = rebuild(native, size, dtype or keras.config.dtype_policy(), remat)
     except (ValueError, TypeError) as error:
         raise UserError(
             f"backbone {spec!r}, made for images of {native.input_shape[1]} pixels, cannot be "
@@ -74,6 +89,11 @@ def load_backbone(
     del native
     gc.collect()  # a text tower is held by reference cycles
     return backbone
+
+
+def is_hub_handle(spec: str) -> bool:
+    """Whether `spec` names a preset on a hub that KerasHub downloads from."""
+    return spec.startswith(("hf://", "kaggle://", "modelscope://"))
 
 
 def load_keras_file(path: Path, image_size: int, pooling: str | None) -> keras.Model:
@@ -118,11 +138,13 @@ def _load_native(spec: str, image_size: int, pooling: str | None, pretrained: bo
         from universal_embedding.models.small_network import small_network
 
         return small_network(image_size)
+    if is_remote(spec) and not is_hub_handle(spec):
+        spec = str(fetch(spec))
     if Path(spec).suffix in _KERAS_SUFFIXES:
         return load_keras_file(Path(spec), image_size, pooling)
     if spec in list_applications():
         return load_application(spec, image_size, pooling, pretrained)
-    if spec in list_presets() or "://" in spec or (spec and Path(spec).is_dir()):
+    if spec in list_presets() or is_hub_handle(spec) or (spec and Path(spec).is_dir()):
         return load_preset(spec, image_size, pooling, pretrained)
     nearest = difflib.get_close_matches(spec, [*list_presets(), *list_applications(), "small"])
     remedy = f"nearest names: {', '.join(nearest)}" if nearest else "check its name"

@@ -12,6 +12,7 @@ from universal_embedding.models.heads.sampled import gather_class_weights, sampl
 from universal_embedding.models.heads.sharding import (
     all_gather,
     local_classes,
+    local_slice,
     make_sharded,
     merge_shards,
     shard_size,
@@ -93,6 +94,11 @@ class MarginHead(keras.layers.Layer):
         self.chunk_size = chunk_size
         self.num_sampled_classes = num_sampled_classes
         self.num_shards = tf.distribute.get_strategy().num_replicas_in_sync if sharded else 1
+        if sharded and num_sampled_classes:
+            raise UserError(
+                f"MarginHead got sharded=True and num_sampled_classes={num_sampled_classes}: every "
+                "shard would sample so many, whatever their number; choose one of the two"
+            )
         counts = list(self.num_classes_by_domain.values())
         self._offsets = np.cumsum([0, *counts[:-1]], dtype=np.int32)
         self._margins = _concatenate_margins(margin, self.num_classes_by_domain)
@@ -125,6 +131,8 @@ class MarginHead(keras.layers.Layer):
         domains: tf.Tensor,
         scale: tf.Tensor | None = None,
         margin_scale: tf.Tensor | float = 1.0,
+        margin_shift: tf.Tensor | float = 0.0,
+        label_smoothing: float = 0.0,
         seed: tf.Tensor | None = None,
     ) -> tf.Tensor:
         """Computes the loss of each image.
@@ -135,6 +143,9 @@ class MarginHead(keras.layers.Layer):
             domains: `[B]` int32, positions in `num_classes_by_domain`.
             scale: Replaces the head's own scale, where a schedule changes it.
             margin_scale: Factor of the margins, where a schedule changes them.
+            margin_shift: Added to them then.
+            label_smoothing: Share of the target that is spread evenly over all classes (arXiv
+                1512.00567); not with sub-centers, sampled or sharded classes.
             seed: `[2]` int32 seed of the sampled classes, a new one at each step; only with
                 `num_sampled_classes`.
 
@@ -156,12 +167,20 @@ class MarginHead(keras.layers.Layer):
         labels = ids if self.joint else labels
         if self.num_shards > 1:
             queries, labels, domains = map(all_gather, (queries, labels, domains))
-        target_logit, rest_logsumexp = self._softmax_terms(queries, labels, domains, seed)
+        batch = (labels, domains)
+        if self.num_sampled_classes:
+            batch = tuple(map(all_gather, batch))
+        target_logit, rest_logsumexp = self._softmax_terms(queries, labels, domains, batch, seed)
         if self.num_shards > 1:
             target_logit, rest_logsumexp = merge_shards(target_logit, rest_logsumexp, tf.size(ids))
         margin = self._margins if np.ndim(self._margins) == 0 else tf.gather(self._margins, ids)
-        cosine = apply_margin(target_logit / scale, margin * margin_scale, self.margin_type)
-        return tf.math.softplus(rest_logsumexp - scale * cosine)
+        margin = margin * margin_scale + margin_shift
+        logit = scale * apply_margin(target_logit / scale, margin, self.margin_type)
+        loss = tf.math.softplus(rest_logsumexp - logit)
+        if not label_smoothing:
+            return loss
+        sums, counts = self._logit_sums(queries, domains)
+        return loss + label_smoothing * (logit - (sums - target_logit + logit) / counts)
 
     def updated_groups(self, domains: tf.Tensor) -> tf.Tensor:
         """Marks the `class_weights` that a batch of these `[B]` domains trains: `[len]` bool."""
@@ -170,18 +189,54 @@ class MarginHead(keras.layers.Layer):
         groups = tf.range(len(self.class_weights))[:, None]
         return tf.reduce_any(groups == tf.cast(domains, tf.int32)[None], axis=1)
 
+    def _logit_sums(self, queries: tf.Tensor, domains: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[B]` each: sum of an image's logits without margin, and number of its classes."""
+        if self.num_subcenters > 1 or self.num_sampled_classes or self.num_shards > 1:
+            raise UserError(
+                "MarginHead has no label smoothing with sub-centers, sampled or sharded classes, "
+                "which needs the logits of all classes: set label_smoothing to 0"
+            )
+        sizes = tf.constant(list(self._groups.values()), tf.float32)
+        groups = tf.zeros_like(domains) if self.joint else domains
+        rows = []
+        for group, weights in enumerate(self.class_weights):
+
+            def sum_rows(weights: keras.Variable = weights) -> tf.Tensor:
+                return tf.reduce_sum(l2_normalize(tf.convert_to_tensor(weights)), axis=0)
+
+            zeros = tf.zeros(queries.shape[1])
+            rows.append(tf.cond(tf.reduce_any(groups == group), sum_rows, lambda z=zeros: z))
+        sums = tf.reduce_sum(queries * tf.gather(tf.stack(rows), groups), axis=1)
+        return sums, tf.gather(sizes, groups)
+
+    @property
+    def uses_whole_batch(self) -> bool:
+        """Whether the loss needs the examples of other replicas; see `training.losses.Loss`."""
+        return self.num_shards > 1 or bool(self.num_sampled_classes)
+
     def _softmax_terms(
-        self, queries: tf.Tensor, labels: tf.Tensor, domains: tf.Tensor, seed: tf.Tensor | None
+        self,
+        queries: tf.Tensor,
+        labels: tf.Tensor,
+        domains: tf.Tensor,
+        batch: tuple[tf.Tensor, ...],
+        seed: tf.Tensor | None,
     ) -> SoftmaxTerms:
-        """Target logit and log-sum-exp of the rest, over this replica's classes."""
+        """Target logit and log-sum-exp of the rest, over this replica's classes.
+
+        `batch` holds the labels and domains of all replicas, whose classes are never sampled away.
+        """
+        batch_labels, batch_domains = batch
         if len(self.class_weights) == 1:
-            return self._group_terms(0, queries, labels, seed)
+            return self._group_terms(0, queries, labels, batch_labels, seed)
         target_logit = rest_logsumexp = tf.zeros_like(queries[:, 0])
         for group in range(len(self.class_weights)):
             in_group = domains == group
 
             def group_terms(group: int = group, in_group: tf.Tensor = in_group) -> SoftmaxTerms:
-                return self._group_terms(group, queries, tf.where(in_group, labels, -1), seed)
+                group_labels = tf.where(in_group, labels, -1)
+                in_batch = tf.where(batch_domains == group, batch_labels, -1)
+                return self._group_terms(group, queries, group_labels, in_batch, seed)
 
             zeros = tf.zeros_like(target_logit)
             terms = tf.cond(tf.reduce_any(in_group), group_terms, lambda z=zeros: (z, z))
@@ -190,7 +245,12 @@ class MarginHead(keras.layers.Layer):
         return target_logit, rest_logsumexp
 
     def _group_terms(
-        self, group: int, queries: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor | None
+        self,
+        group: int,
+        queries: tf.Tensor,
+        labels: tf.Tensor,
+        batch_labels: tf.Tensor,
+        seed: tf.Tensor | None,
     ) -> SoftmaxTerms:
         """The terms over one variable's classes; label -1 means that the class is elsewhere."""
         weights = tf.convert_to_tensor(self.class_weights[group])
@@ -199,11 +259,12 @@ class MarginHead(keras.layers.Layer):
             total = list(self._groups.values())[group]
             labels, bias = local_classes(labels, total, self.num_shards)
         if self.num_sampled_classes and self.num_sampled_classes < num_classes:
-            ids, sample_bias, labels = sample_classes(
-                labels, num_classes, self.num_sampled_classes, seed
+            group_seed = tf.random.experimental.stateless_fold_in(seed, group)
+            ids, bias, positions = sample_classes(
+                batch_labels, num_classes, self.num_sampled_classes, group_seed
             )
+            labels = local_slice(positions, labels.shape[0] or tf.size(labels))
             weights = gather_class_weights(weights, ids, self.num_subcenters)
-            bias = sample_bias if bias is None else sample_bias + tf.gather(bias, ids)
             num_classes = ids.shape[0]
         batch = queries.shape[0] or 128
         is_small = batch * num_classes <= MAX_FULL_LOGITS

@@ -53,8 +53,16 @@ def write_shards(variable: keras.Variable, values: np.ndarray) -> None:
 def all_gather(local: tf.Tensor) -> tf.Tensor:
     """Concatenates the `[b, ...]` of every replica to `[R * b, ...]`, the same on all replicas."""
     context = tf.distribute.get_replica_context()
+    if context.num_replicas_in_sync == 1:
+        return local
     batch = local.shape[0] and local.shape[0] * context.num_replicas_in_sync
     return tf.ensure_shape(context.all_gather(local, axis=0), [batch, *local.shape[1:]])
+
+
+def local_slice(values: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
+    """This replica's `size` rows of values `[R * size, ...]` that all replicas have alike."""
+    start = size * tf.distribute.get_replica_context().replica_id_in_sync_group
+    return tf.slice(values, [start, *[0] * (values.shape.rank - 1)], [size, *values.shape[1:]])
 
 
 def local_classes(
