@@ -3,16 +3,15 @@
     universal-embedding prepare --manual_dir=PATH/TO/uned_mini
     python benchmarks/uned_mini_features.py --backbone=PATH/TO/efficientnet_lite0.keras
 
-Every model is one linear layer to 64 dimensions. Each run keeps its best checkpoint by validation
-(merged R@1; for specialists R@1 within their domain), and of a model's settings the one with the
-best mean validation score over the seeds is reported. Features are computed once, into --cache.
+Every model is one linear layer to 64 dimensions: the recipe `distill` with the arguments of its
+row. Each run keeps its best checkpoint by validation (merged R@1; for specialists R@1 within their
+domain). Features are computed once, into --cache.
 """
 
 import tempfile
 from pathlib import Path
 
 import common
-import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
@@ -27,37 +26,28 @@ from universal_embedding.evaluation.evaluate import evaluate_domains
 from universal_embedding.models.backbones import load_backbone
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.training.experiment import Experiment
-from universal_embedding.training.feature_cache import cache_features
+from universal_embedding.training.feature_cache import FeatureCache, cache_features
 
 DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Directory of prepared datasets.")
-BACKBONE = flags.DEFINE_string(
-    "backbone", None, "Frozen backbone: a .keras file or `small`.", required=True
-)
+BACKBONE = flags.DEFINE_string("backbone", None, "Frozen backbone: a .keras file.", required=True)
 CACHE = flags.DEFINE_string("cache", None, "Directory of the features; by default temporary.")
 NUM_SEEDS = flags.DEFINE_integer("num_seeds", 3, "Runs of each setting, with seeds 0, 1, ...", 1)
 MODELS = flags.DEFINE_list("models", [], "Universal models to run; by default all.")
 
 DATASET, IMAGE_SIZE = "uned_mini", 224
 ORACLE = "specialists + oracle"
-# Settings to try over the recipe `distill` for each row; the first word is its method.
-DISTRIBUTION = "losses.distance_distribution"
-GRID = {
-    "joint": [{}],
-    "separate": [{}],
-    "distance_distribution": [
-        {f"{DISTRIBUTION}.teacher_temperature": t, f"{DISTRIBUTION}.student_temperature": t}
-        for t in (0.1, 0.2)
-    ],
-    "distance_distribution (other domains masked)": [
-        {
-            f"{DISTRIBUTION}.mask_other_domains": True,
-            f"{DISTRIBUTION}.teacher_temperature": 0.2,
-            f"{DISTRIBUTION}.student_temperature": 0.2,
-        }
-    ],
-    "distance": [{"losses.distance.weight": 10.0}],
-    "rkd_distance": [{"losses.rkd_distance.weight": weight} for weight in (10.0, 30.0)],
-    "udon": [{}, {"data.batching": "mixed"}],
+# Arguments of the recipe `distill`, which holds every other value, for each row of the table.
+ROWS = {
+    "joint": "method=joint",
+    "separate": "method=separate",
+    "distance_distribution": "method=distance_distribution",
+    "distance_distribution (other domains masked)": (
+        "method=distance_distribution,mask_other_domains"
+    ),
+    "distance": "method=distance",
+    "rkd_distance": "method=rkd_distance",
+    "udon": "method=udon",
+    "udon (single-domain batches)": "method=udon,batching=per_domain",
 }
 
 
@@ -108,39 +98,30 @@ class Runner:
 
     def __init__(self, features, folder):
         self.features, self.folder, self.num_runs = features, folder, 0
-        # With cached features only the backbone's width matters: this one is quick to build.
-        images = keras.Input((IMAGE_SIZE, IMAGE_SIZE, 3))
-        pooled = keras.layers.GlobalAveragePooling2D()(images)
-        self.backbone = folder / "placeholder.keras"
-        keras.Model(images, keras.layers.Dense(features.dim)(pooled)).save(self.backbone)
 
-    def train(self, method, seed, setting, teacher_rows=None, domain=""):
+    def train(self, argument, seed, teacher_rows=None, domain=""):
         """Trains one model.
 
         Args:
-            method: The method of the recipe `distill`.
+            argument: Of the recipe `distill`.
             seed: The run's seed.
-            setting: Config fields to override.
             teacher_rows: `[N, D]` embeddings of the training images by domain, for distillation.
             domain: The domain of a specialist.
 
         Returns:
             The best linear layer, a function from `[N, F]` to `[N, 64]`, and its validation score.
         """
-        argument = f"method={method},dataset={DATASET},backbone={self.backbone}"
-        argument += f",domain={domain}" if domain else ""
+        argument += f",dataset={DATASET},backbone={BACKBONE.value},teachers=cached/{{domain}}"
         config = read_config_flag(f"distill:{argument}")
         config.seed = seed
-        config.update_from_flattened_dict(setting)
         self.num_runs += 1
-        workdir = self.folder / f"{self.num_runs}-{method}{domain}-{seed}"
+        workdir = self.folder / f"{self.num_runs}-{seed}"
         workdir.mkdir()
         (workdir / "features").symlink_to(self.features.train_folder.resolve())
+        records, strategy = self.features.records, tf.distribute.get_strategy()
         if config.distillation.teachers:
-            (workdir / "teachers").mkdir()
-            for key, rows in teacher_rows.items():
-                np.save(workdir / "teachers" / f"{key}.npy", rows)
-        records = self.features.records
+            cache = FeatureCache(workdir / "teachers", strategy)
+            cache.compute(records, "", RowEmbedder(teacher_rows), "teachers", show_progress=False)
         records = {domain: records[domain]} if domain else records
         best_layer, best_score = None, -1.0
 
@@ -153,10 +134,19 @@ class Runner:
                 best_layer, best_score = layer, score
             return {"merged/mean/r_at_1": score}
 
-        strategy = tf.distribute.get_strategy()
         experiment = Experiment.from_config(config, records, workdir, strategy)
         common.train_to_end(experiment, {"val": validate})
         return best_layer, best_score
+
+
+class RowEmbedder:
+    """Embeddings that were computed before, for a `FeatureCache`."""
+
+    def __init__(self, rows):
+        self.rows = rows
+
+    def embed_blocks(self, records, start):
+        yield self.rows[records.domain][start:]
 
 
 def linear_layer(kernel):
@@ -172,7 +162,7 @@ def linear_layer(kernel):
 def train_specialists(features, runner, seed):
     """Trains one layer per domain; returns the layers and their scores with the oracle."""
     layers = {
-        domain: runner.train("specialist", seed, {}, domain=domain)[0]
+        domain: runner.train(f"method=specialist,domain={domain}", seed, domain=domain)[0]
         for domain in features.records
     }
     scores = features.evaluate("test", lambda d, rows: layers[d](rows), protocols=["separate"])
@@ -181,8 +171,8 @@ def train_specialists(features, runner, seed):
 
 
 def main():
-    if unknown := set(MODELS.value) - set(GRID):
-        raise UserError(f"--models={','.join(sorted(unknown))}; there are {', '.join(GRID)}")
+    if unknown := set(MODELS.value) - set(ROWS):
+        raise UserError(f"--models={','.join(sorted(unknown))}; there are {', '.join(ROWS)}")
     with tempfile.TemporaryDirectory() as folder:
         features = FeatureSet(Path(CACHE.value or f"{folder}/features"))
         runner = Runner(features, Path(folder))
@@ -192,20 +182,17 @@ def main():
             layers, scores = train_specialists(features, runner, seed)
             teacher_rows[seed] = {d: layer(features.train[d]) for d, layer in layers.items()}
             results[ORACLE].append((None, scores))
-        best_settings = {}
-        for name in MODELS.value or GRID:
-            candidates = []
-            for setting in GRID[name]:
-                candidate = []
-                for seed in range(NUM_SEEDS.value):
-                    method = name.split()[0]
-                    layer, score = runner.train(method, seed, setting, teacher_rows[seed])
-                    candidate.append((score, features.test(layer)))
-                validation = np.mean([score for score, _ in candidate])
-                candidates.append((validation, setting, candidate))
-                print(f"{name} {setting}: {format_scores(candidate)}; validation {validation:.4f}")
-            _, best_settings[name], results[name] = max(candidates, key=lambda c: c[0])
-        print_report(list(features.records), results, best_settings)
+        rows = {name: ROWS[name] for name in MODELS.value or ROWS}
+        for name, argument in rows.items():
+            results[name] = []
+            for seed in range(NUM_SEEDS.value):
+                layer, score = runner.train(argument, seed, teacher_rows[seed])
+                results[name].append((score, features.test(layer)))
+            validation = np.mean([score for score, _ in results[name]])
+            print(
+                f"{name}: {format_scores(results[name])}; validation {validation:.4f}", flush=True
+            )
+        print_report(list(features.records), results, rows)
 
 
 if __name__ == "__main__":

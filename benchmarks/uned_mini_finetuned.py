@@ -3,11 +3,12 @@
     universal-embedding prepare --manual_dir=PATH/TO/uned_mini
     python benchmarks/uned_mini_finetuned.py --backbone=PATH/TO/efficientnet_lite0.keras
 
-Every model is the recipe `distill` with `finetune_steps`: first a linear layer over features, then
-the last eleven blocks too, on small crops. In the second stage all universal models see the same
-number of images, and all specialists together as many as one of them. Features are computed once,
-and each seed's specialists embed the training images once. At the end, the speed of training is
-measured with teachers that run on each batch, and with these cached embeddings.
+Every model is the recipe `distill` with `finetune_steps` and the arguments of its row: first a
+linear layer over features, then the last eleven blocks too, on small crops. In the second stage all
+universal models see the same number of images, and all specialists together as many as one of them.
+Features are computed once, and each seed's specialists embed the training images once. At the end,
+the speed of training is measured with teachers that run on each batch, and with these cached
+embeddings.
 """
 
 import json
@@ -51,25 +52,19 @@ MEASURE_SPEED = flags.DEFINE_bool(
 
 DATASET = "uned_mini"
 ORACLE = "specialists + oracle"
-# Method of the recipe `distill` and config fields over it.
-PER_DOMAIN = {"data.batching": "per_domain"}
+# Arguments of the recipe `distill`, which holds every other value, for each row of the table.
 UNIVERSAL_MODELS = {
-    "joint": ("joint", {}),
-    "distance_distribution": (
-        "distance_distribution",
-        {
-            "losses.distance_distribution.teacher_temperature": 0.2,
-            "losses.distance_distribution.student_temperature": 0.2,
-        },
-    ),
-    "distance": ("distance", {"losses.distance.weight": 10.0}),
-    "rkd_distance": ("rkd_distance", {"losses.rkd_distance.weight": 30.0}),
-    "udon": ("udon", {"data.batching": "mixed"}),
-    "separate": ("separate", {}),
-    "UJCDS": ("joint", {**PER_DOMAIN, "data.sampler": "dataset_size"}),
-    "UJCRR": ("joint", {**PER_DOMAIN, "data.sampler": "round_robin"}),
-    "USCDS": ("separate", {**PER_DOMAIN, "data.sampler": "dataset_size"}),
-    "USCRR": ("separate", {**PER_DOMAIN, "data.sampler": "round_robin"}),
+    "joint": "method=joint",
+    "distance_distribution": "method=distance_distribution",
+    "distance": "method=distance",
+    "rkd_distance": "method=rkd_distance",
+    "udon": "method=udon",
+    "udon (single-domain batches)": "method=udon,batching=per_domain",
+    "separate": "method=separate",
+    "UJCDS": "method=joint,batching=per_domain,sampler=dataset_size",
+    "UJCRR": "method=joint,batching=per_domain,sampler=round_robin",
+    "USCDS": "method=separate,batching=per_domain,sampler=dataset_size",
+    "USCRR": "method=separate,batching=per_domain,sampler=round_robin",
 }
 SPEED_STEPS = 20
 
@@ -86,14 +81,12 @@ class Runner:
         self.features_folder = Path(WORKDIR.value) / "features"
         self.features_folder.mkdir(parents=True, exist_ok=True)
 
-    def make_config(self, method, seed, settings=None, domain="", steps=0):
+    def make_config(self, argument, seed, steps=0):
         teachers = seed_folder(seed) / "{domain}"
-        argument = f"method={method},dataset={DATASET},backbone={BACKBONE.value}"
+        argument += f",dataset={DATASET},backbone={BACKBONE.value}"
         argument += f",teachers={teachers},finetune_steps={steps or STEPS.value}"
-        argument += f",domain={domain}" if domain else ""
         config = read_config_flag(f"distill:{argument}")
         config.seed = seed
-        config.update_from_flattened_dict(settings or {})
         return config
 
     def run(self, name, config, domain=""):
@@ -142,7 +135,7 @@ class Runner:
         scores = {split: {} for split in self.eval_sets}
         steps = STEPS.value // len(self.records)
         for domain in self.records:
-            config = self.make_config("specialist", seed, domain=domain, steps=steps)
+            config = self.make_config(f"method=specialist,domain={domain}", seed, steps)
             result = self.run(domain, config, domain)
             for split, by_domain in scores.items():
                 by_domain[domain] = result[split]["separate"][domain]
@@ -158,8 +151,7 @@ class Runner:
 
     def run_universal(self, name, seed):
         """The validation score and the test scores by protocol of a row of the table."""
-        method, settings = UNIVERSAL_MODELS[name]
-        result = self.run(name, self.make_config(method, seed, settings))
+        result = self.run(name, self.make_config(UNIVERSAL_MODELS[name], seed))
         return result["val"]["merged"]["mean"]["r_at_1"], result["test"]
 
     def measure_speeds(self):
@@ -174,10 +166,9 @@ class Runner:
     def measure_speed(self, batching, teachers):
         keras.backend.clear_session()
         method = "joint" if teachers == "none" else "distance_distribution"
-        config = self.make_config(method, 0)
+        config = self.make_config(f"method={method},batching={batching},sampler=round_robin", 0)
         config.stages = config.stages[1:]
         config.stages[0].steps = SPEED_STEPS
-        config.data.batching, config.data.sampler = batching, "round_robin"
         config.distillation.cache_teachers = teachers == "cached"
         config.log_every_steps = config.steps_per_execution = 1
         config.evals.val.every_steps = SPEED_STEPS // 4
@@ -235,11 +226,7 @@ def main():
     rates = runner.measure_speeds() if MEASURE_SPEED.value else {}
     for name, rate in rates.items():
         print(f"{name}: {rate:.1f} images per second")
-    settings = {
-        name: {**fields, "method": method}
-        for name, (method, fields) in UNIVERSAL_MODELS.items()
-        if name in names
-    }
+    settings = {name: text for name, text in UNIVERSAL_MODELS.items() if name in names}
     print_report(list(runner.records), results, settings, images_per_second=rates)
 
 

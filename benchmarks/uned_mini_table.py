@@ -28,7 +28,7 @@ def print_report(domains, results_by_model, settings, **extra):
     Args:
         domains: Domain keys.
         results_by_model: Results of each seed by name of the model.
-        settings: Config fields by name of the model.
+        settings: Arguments of the recipe by name of the model.
         **extra: Further entries of the JSON line.
     """
     header = "| | merged R@1 | merged mMP@5 | separate R@1 | separate mMP@5 |"

@@ -8,8 +8,10 @@ r"""One universal embedding distilled from specialists, or online from its own h
 
 Arguments:
 - `method`: the loss that is added to classification: distance_distribution (Feng et al., arXiv
-  2003.03701), distance, rkd_distance (arXiv 1904.05068), or udon (arXiv 2406.08332) instead of it;
-  or a baseline: specialist (of `domain`), joint or separate (universal, classification alone).
+  2003.03701; with `mask_other_domains` the student's distribution covers the whole batch),
+  distance, rkd_distance (arXiv 1904.05068), or udon (arXiv 2406.08332) instead of it; or a
+  baseline: specialist (of `domain`), joint or separate (universal, classification alone).
+- `batching`, mixed or per_domain, and `sampler`, as in `config.data`.
 - `teachers`: run directories of the specialists, with {domain} for the key; without {domain}, one
   universal model that teaches a smaller one.
 - `finetune_steps`: steps in which the last eleven blocks train too, after a linear layer over
@@ -19,16 +21,18 @@ Arguments:
 On uned_mini (15,424 images of eight domains, not shipped), over an EfficientNet-Lite0 in a .keras
 file, on 2 CPU cores: the linear layer takes half a minute per run once features are computed, a
 fine-tuning step of 64 images less than a second. Mean of three seeds on the test split, merged R@1
-/ mMP@5: distance_distribution 0.742 / 0.609 (both temperatures 0.2), joint 0.739 / 0.607, udon
-0.714 / 0.565 (in mixed batches); fine-tuned for 960 steps, distance_distribution 0.827 / 0.712,
-joint 0.822 / 0.710 (benchmarks/results/distillation.md). The default backbone, whose weights Keras
+/ mMP@5: distance_distribution 0.742 / 0.609, joint 0.739 / 0.607; fine-tuned for 960 steps,
+distance_distribution 0.827 / 0.712, joint 0.822 / 0.710 (benchmarks/results/distillation.md).
+Validation selected the temperatures and weights. The default backbone, whose weights Keras
 downloads, is untested.
 """
 
 from universal_embedding.errors import UserError
 from universal_embedding.training.config import base_config, parse_argument, shrink, stage
 
-DISTILLATION = ("distance_distribution", "distance", "rkd_distance")
+# Distillation losses and their weights, beside 1 for classification.
+DISTILLATION = {"distance_distribution": 1.0, "distance": 10.0, "rkd_distance": 30.0}
+TEMPERATURE = 0.2  # of both distance distributions
 METHODS = (*DISTILLATION, "udon", "joint", "separate", "specialist")
 
 # The weight that the EMA over the fine-tuning keeps on its initial weights, however long it is.
@@ -40,6 +44,9 @@ def get_config(argument=""):
         argument,
         method="distance_distribution",
         domain="",
+        batching="mixed",
+        sampler="",
+        mask_other_domains=False,
         teachers="runs/specialists/{domain}",
         finetune_steps=0,
         dataset="uned_mini",
@@ -57,6 +64,8 @@ def get_config(argument=""):
     config.data.dataset = arg.dataset
     config.data.domains = (domain,) if domain else ()
     config.data.batch_size = 128
+    config.data.batching = arg.batching
+    config.data.sampler = arg.sampler or ("round_robin" if method == "udon" else "balanced")
     config.model.backbone = arg.backbone
     config.model.dropout = 0.3
     config.head.scale = 10.0
@@ -85,11 +94,12 @@ def get_config(argument=""):
     if method in DISTILLATION:
         config.distillation.teachers = arg.teachers
         config.distillation.cache_teachers = True
-        config.losses[method].weight = 1.0
+        config.losses[method].weight = DISTILLATION[method]
+    distribution = config.losses.distance_distribution
+    distribution.mask_other_domains = arg.mask_other_domains
+    distribution.teacher_temperature = distribution.student_temperature = TEMPERATURE
     if method == "udon":
         config.losses.udon.weight = 1.0
         config.losses.classification.weight = 0.0
-        config.data.batching = "per_domain"
-        config.data.sampler = "round_robin"
         config.data.reweight_every_steps = steps // 6
     return shrink(config) if arg.runlocal else config

@@ -1,27 +1,32 @@
-"""UnED's universal models and specialists (arXiv 2309.01858), with the paper's recipe.
+"""UnED's universal models and specialists (arXiv 2309.01858), and UDON (arXiv 2406.08332).
 
     universal-embedding train --config=uned:variant=UJCRR --workdir=runs/ujcrr
     universal-embedding train --config=uned:domain=cars,backbone=clip_vit_base_patch16 ...
 
 Arguments: `variant`, one of UJCDS, UJCRR, USCDS and USCRR (Universal, Joint or Separate Classifier,
-Dataset Size or Round Robin); `domain`, which trains the specialist of one domain instead;
+Dataset Size or Round Robin), or UDON; `domain`, which trains the specialist of one domain instead;
 `backbone`, anything that models.backbones.load_backbone takes.
 
-Batches of 128 from one domain, AdamW, constant learning rates: classifiers 1e-3, backbone 1e-5
-after two epochs without it; 7 epochs of 22,118 steps, specialists 30 of their own. The paper's code
-leaves the projection at 1e-5; here it has 1e-3, as in its successor UDON (arXiv 2406.08332). Meant
-for one host of 8 TPU cores or GPUs. Not run: it needs UnED's 2.8 million training images.
+The recipes are those of the papers' code. Batches of 128 from one domain, cosine classifiers of
+scale 16 without margin, AdamW with weight decay 1e-6, constant learning rates: classifiers 1e-3,
+backbone 1e-5 after two epochs without it; 7 epochs of 22,118 steps, UDON 10, specialists 30 of
+their own. Projections have a bias. UnED's code leaves the projection at 1e-5; here it has 1e-3, as
+in its successor UDON, whose domains alternate for 1,000 steps and are then sampled by their
+teachers' losses. Meant for one host of 8 TPU cores or GPUs. Not run: it needs UnED's 2.8 million
+training images.
 """
 
 from universal_embedding.datasets.domains import UNED
 from universal_embedding.errors import UserError
 from universal_embedding.training.config import base_config, parse_argument, shrink, stage
 
+# Whether the classifier is joint, the sampler, and the number of epochs.
 VARIANTS = {
-    "UJCDS": (True, "dataset_size"),
-    "UJCRR": (True, "round_robin"),
-    "USCDS": (False, "dataset_size"),
-    "USCRR": (False, "round_robin"),
+    "UJCDS": (True, "dataset_size", 7),
+    "UJCRR": (True, "round_robin", 7),
+    "USCDS": (False, "dataset_size", 7),
+    "USCRR": (False, "round_robin", 7),
+    "UDON": (False, "round_robin", 10),
 }
 BATCH_SIZE = 128
 
@@ -38,9 +43,12 @@ def get_config(argument=""):
         raise UserError(f"variant={arg.variant}; it must be one of {', '.join(VARIANTS)}")
     if arg.domain and arg.domain not in UNED:
         raise UserError(f"domain={arg.domain}; it must be one of {', '.join(UNED)}")
+    if arg.domain and arg.variant == "UDON":
+        raise UserError(f"variant=UDON is of all domains; leave domain={arg.domain} out")
     domains = [arg.domain] if arg.domain else list(UNED)
     num_images = sum(UNED[domain].num_images["train"] for domain in domains)
-    epoch, num_epochs = num_images // BATCH_SIZE, 30 if arg.domain else 7
+    is_joint, sampler, num_epochs = VARIANTS[arg.variant]
+    epoch, num_epochs = num_images // BATCH_SIZE, 30 if arg.domain else num_epochs
 
     config = base_config()
     config.data.dataset = "uned"
@@ -48,8 +56,14 @@ def get_config(argument=""):
     config.data.batch_size = BATCH_SIZE
     config.data.batching = "per_domain"
     config.augmentation.crop = "resize"
+    config.data.sampler = sampler
     config.model.backbone = arg.backbone
-    config.head.joint, config.data.sampler = VARIANTS[arg.variant]
+    config.model.projection_bias = True
+    config.head.joint = is_joint
+    if arg.variant == "UDON":
+        config.losses.udon.weight = 1.0
+        config.losses.classification.weight = 0.0
+        config.data.reweight_every_steps = 1000
     constant = {"projection_lr": 1e-3, "head_lr": 1e-3, "schedule": "constant"}
     config.stages = (
         stage(name="head", steps=2 * epoch, **constant),

@@ -4,15 +4,17 @@ import importlib
 import importlib.resources
 
 import pytest
+import tensorflow as tf
 
 from tests.helpers.fake_records import make_domains
 from universal_embedding.datasets.domains import UNED
 from universal_embedding.errors import UserError
+from universal_embedding.input.augmentation_config import AugmentationConfig
 from universal_embedding.training.experiment import Experiment
 from universal_embedding.training.hooks import default_hooks
 from universal_embedding.training.losses import LOSSES
 from universal_embedding.training.run_directory import write_config
-from universal_embedding.training.schedule import read_stages
+from universal_embedding.training.schedule import margin_at, read_stages
 from universal_embedding.training.strategy import make_strategy
 from universal_embedding.training.trainer import train
 
@@ -27,9 +29,10 @@ ARGUMENTS = {
         *(f"method={method}" for method in METHODS),
     ],
     "distill_small": [f"method={method}" for method in ("joint", *DISTILLATION)],
-    "guie": ["", "recipe=locked"],
+    "guie": ["", "recipe=first", "recipe=second", "recipe=third"],
     "linear_probe": ["", "dataset=folder"],
-    "uned": ["variant=UJCDS", "variant=UJCRR", "variant=USCDS", "variant=USCRR", "domain=cars"],
+    "uned": ["variant=UJCDS", "variant=UJCRR", "variant=USCDS", "variant=USCRR", "variant=UDON"]
+    + ["domain=cars"],
     "uned_mini": ["", "backbone=MobileNetV2"],
 }
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
@@ -49,7 +52,7 @@ def test_every_recipe_is_covered():
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_recipe_has_valid_stages_and_the_teachers_that_it_needs(name, argument):
     config = load_recipe(name, argument)
-    stages = read_stages(config.stages, config.model.image_size)
+    stages = read_stages(config)
     assert all(stage.learning_rates for stage in stages)
     weights = {loss: options.weight for loss, options in config.losses.items()}
     assert weights.keys() == LOSSES.keys()
@@ -68,7 +71,7 @@ def test_runlocal_keeps_the_recipe_and_shrinks_the_run(name, argument):
     for field in ("losses", "head", "augmentation", "distillation"):
         assert local[field].to_dict() == full[field].to_dict()
     assert len(local.stages) == len(full.stages)
-    read_stages(local.stages, local.model.image_size)
+    read_stages(local)
 
 
 def smoke_test(config, workdir):
@@ -87,8 +90,9 @@ def smoke_test(config, workdir):
         ("demo", ""),
         ("linear_probe", ""),
         pytest.param("distill", "method=udon,finetune_steps=2", marks=pytest.mark.slow),
-        pytest.param("guie", "recipe=locked", marks=pytest.mark.slow),
+        pytest.param("guie", "recipe=third", marks=pytest.mark.slow),
         pytest.param("uned", "variant=USCRR", marks=pytest.mark.slow),
+        pytest.param("uned", "variant=UDON", marks=pytest.mark.slow),
         pytest.param("uned_mini", "", marks=pytest.mark.slow),
     ],
 )
@@ -118,6 +122,68 @@ def test_uned_takes_the_published_numbers_of_steps():
     assert tuple(specialist.data.domains) == ("food2k",)
 
 
+def test_udon_takes_the_published_values():
+    config = load_recipe("uned", "variant=UDON")
+    frozen, finetune = config.stages
+    assert (frozen.steps, frozen.steps + finetune.steps) == (2 * 22_118, 10 * 22_118)
+    assert (frozen.backbone_lr, finetune.backbone_lr) == (0.0, 1e-5)
+    for config_of_stage in (frozen, finetune):
+        assert (config_of_stage.projection_lr, config_of_stage.head_lr) == (1e-3, 1e-3)
+        assert config_of_stage.schedule == "constant"
+    assert (config.data.batching, config.data.batch_size) == ("per_domain", 128)
+    assert (config.data.sampler, config.data.reweight_every_steps) == ("round_robin", 1000)
+    assert config.data.reweight_by == "udon_teacher"
+    assert (config.head.scale, config.head.margin, config.head.joint) == (16.0, 0.0, False)
+    assert config.model.projection_bias and config.model.dropout == 0.0
+    assert set(config.optimizer.weight_decay.values()) == {1e-6}
+    udon = config.losses.udon
+    assert (udon.teacher_dim, udon.class_temperature) == (256, 0.1)
+    assert udon.stop_gradient_at == "backbone" and set(udon.term_weights) == {1.0}
+
+
+def test_guie_locks_projection_and_classes_after_the_winner():
+    config = load_recipe("guie", "recipe=first")
+    head, *later = config.stages
+    assert head.backbone_lr == 0.0 and head.projection_lr == head.head_lr > 0
+    for config_of_stage in later:
+        assert config_of_stage.projection_lr == config_of_stage.head_lr == 0.0
+        assert config_of_stage.backbone_lr == pytest.approx(head.head_lr / 80)
+    assert (config.head.margin_type, config.head.margin) == ("cosface", 0.55)
+    assert (later[-1].domains, later[-1].margin) == (("products10k",), 0.65)
+    assert head.steps / 6 == 3736  # 478,185 images in batches of 128
+
+
+def test_guie_takes_the_published_margins_and_batches():
+    (second,) = read_stages(load_recipe("guie", "recipe=second"))
+    for epoch in range(10):
+        scale, shift = margin_at(second, tf.constant(3736 * epoch + 100, tf.int64))
+        margin = float(scale) * 0.3 + float(shift)
+        assert margin == pytest.approx(min(0.8, 0.1 * (epoch + 1)), abs=1e-6)
+    assert second.learning_rates["backbone"] * 1000 == pytest.approx(second.learning_rates["head"])
+    first, last = read_stages(load_recipe("guie", "recipe=third"))
+    assert (first.batch_size, last.batch_size) == (512, 64)
+    plain = AugmentationConfig(crop="none", flip=False)
+    assert AugmentationConfig(**last.augmentation) == plain
+    assert AugmentationConfig(**first.augmentation) != plain
+    (frozen,) = read_stages(load_recipe("guie"))
+    assert (frozen.input, frozen.steps) == ("features", 37_360)
+
+
+def test_distill_holds_the_values_of_the_published_table():
+    config = load_recipe("distill")
+    distribution = config.losses.distance_distribution
+    assert (distribution.teacher_temperature, distribution.student_temperature) == (0.2, 0.2)
+    assert (distribution.weight, distribution.mask_other_domains) == (1.0, False)
+    assert load_recipe("distill", "method=distance").losses.distance.weight == 10.0
+    assert load_recipe("distill", "method=rkd_distance").losses.rkd_distance.weight == 30.0
+    udon = load_recipe("distill", "method=udon")
+    assert (udon.data.batching, udon.data.sampler) == ("mixed", "round_robin")
+    assert udon.data.reweight_every_steps == 250 and not udon.losses.classification.weight
+    masked = load_recipe("distill", "mask_other_domains,batching=per_domain,sampler=dataset_size")
+    assert masked.losses.distance_distribution.mask_other_domains
+    assert (masked.data.batching, masked.data.sampler) == ("per_domain", "dataset_size")
+
+
 @pytest.mark.parametrize("steps", [15, 120, 960])
 def test_ema_keeps_the_same_weight_on_its_start_for_any_number_of_steps(steps):
     config = load_recipe("distill", f"finetune_steps={steps}")
@@ -138,8 +204,9 @@ def test_ema_keeps_the_same_weight_on_its_start_for_any_number_of_steps(steps):
         ("distill_small", "method=udon", "method=udon"),
         ("distill_small", "steps=many", "steps=many"),
         ("distill_small", "teachers=x", r"teacher=\.\.\."),
-        ("guie", "recipe=loked", "recipe=loked"),
+        ("guie", "recipe=locked", "recipe=locked; it must be one of frozen, first"),
         ("uned", "variant=UJC", "variant=UJC"),
+        ("uned", "variant=UDON,domain=cars", "leave domain=cars out"),
         ("uned", "domain=dogs", "domain=dogs"),
         ("demo", "small", "runlocal"),
     ],

@@ -1,8 +1,10 @@
 """Training stages, and the learning rates and margin they give at every step."""
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 from ml_collections import ConfigDict
@@ -11,7 +13,7 @@ from universal_embedding.errors import UserError
 
 GROUPS = ("backbone", "projection", "head")
 INPUTS = ("images", "features")
-SCHEDULES = ("constant", "cosine", "linear")
+SCHEDULES = ("constant", "cosine", "linear", "step")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Stage:
     Attributes:
         start: First step, counted over the whole run.
         image_size: Input size in pixels, never 0.
+        batch_size: Images per step, never 0.
+        augmentation: All fields of `config.augmentation`, with the stage's own.
+        dropout: Never None.
+        margin_shift: The stage's margin less `config.head.margin`.
         learning_rates: Peak learning rate by group; groups that are frozen are left out.
     """
 
@@ -29,13 +35,22 @@ class Stage:
     steps: int
     input: str
     image_size: int
+    batch_size: int
     domains: tuple[str, ...]
+    augmentation: dict[str, Any]
+    dropout: float
+    label_smoothing: float
     learning_rates: dict[str, float]
     trainable_blocks: int
     layer_decay: float
     schedule: str
+    milestones: tuple[int, ...]
+    milestone_factor: float
     warmup_steps: int
+    margin_shift: float
+    margin_start: float
     margin_warmup_steps: int
+    margin_levels: int
 
     @property
     def end(self) -> int:
@@ -52,21 +67,20 @@ class Stage:
         return group in self.learning_rates and not frozen
 
 
-def read_stages(configs: Sequence[ConfigDict], image_size: int) -> list[Stage]:
+def read_stages(run: ConfigDict) -> list[Stage]:
     """Checks the stages of a config and lays them end to end.
 
     Args:
-        configs: `config.stages`.
-        image_size: Input size of the stages that set none.
+        run: The config; its values hold where a stage has none.
 
     Raises:
         UserError: a field has an invalid value; the message names the stage and the field.
     """
-    if not configs:
+    if not run.stages:
         raise UserError("config.stages is empty, so there is nothing to train; add a stage")
     stages: list[Stage] = []
-    for index, config in enumerate(configs):
-        _check_stage(config, f"config.stages[{index}]")
+    for index, config in enumerate(run.stages):
+        _check_stage(config, run, f"config.stages[{index}]")
         learning_rates = {group: config[f"{group}_lr"] for group in GROUPS}
         stages.append(
             Stage(
@@ -74,14 +88,23 @@ def read_stages(configs: Sequence[ConfigDict], image_size: int) -> list[Stage]:
                 start=stages[-1].end if stages else 0,
                 steps=config.steps,
                 input=config.input,
-                image_size=config.image_size or image_size,
+                image_size=config.image_size or run.model.image_size,
+                batch_size=config.batch_size or run.data.batch_size,
                 domains=tuple(config.domains),
+                augmentation={**run.augmentation, **config.augmentation},
+                dropout=run.model.dropout if config.dropout is None else config.dropout,
+                label_smoothing=config.label_smoothing,
                 learning_rates={group: rate for group, rate in learning_rates.items() if rate},
                 trainable_blocks=config.trainable_blocks,
                 layer_decay=config.layer_decay,
                 schedule=config.schedule,
+                milestones=tuple(config.milestones),
+                milestone_factor=config.milestone_factor,
                 warmup_steps=config.warmup_steps,
+                margin_shift=0.0 if config.margin is None else config.margin - run.head.margin,
+                margin_start=config.margin_start,
                 margin_warmup_steps=config.margin_warmup_steps,
+                margin_levels=config.margin_levels,
             )
         )
     return stages
@@ -112,11 +135,23 @@ def learning_rate_at(
     return tf.gather(tf.stack(rates), current)
 
 
-def margin_scale_at(stage: Stage, step: tf.Tensor) -> tf.Tensor:
-    """The factor of the head's margin at a step, float32: rises from 0 to 1 in its warm-up."""
-    if not stage.margin_warmup_steps:
-        return tf.ones([])
-    return tf.minimum(1.0, (_steps_done(stage, step) + 1.0) / stage.margin_warmup_steps)
+def margin_at(stage: Stage, step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The margin at a step, in terms of the head's own: `scale * margin + shift`.
+
+    In the warmup the margins of all classes grow from `margin_start` to their last values.
+
+    Returns:
+        scale, shift: float32 scalars.
+    """
+    growth = tf.ones([])
+    if stage.margin_warmup_steps:
+        done = _steps_done(stage, step)
+        growth = (done + 1.0) / stage.margin_warmup_steps
+        if stage.margin_levels:
+            level = tf.floor(done * stage.margin_levels / stage.margin_warmup_steps)
+            growth = level / (stage.margin_levels - 1)
+        growth = tf.minimum(1.0, growth)
+    return growth, growth * stage.margin_shift + (1.0 - growth) * stage.margin_start
 
 
 def _steps_done(stage: Stage, step: tf.Tensor) -> tf.Tensor:
@@ -134,10 +169,15 @@ def _schedule_factor(stage: Stage, done: tf.Tensor) -> tf.Tensor:
         return warmup * 0.5 * (1.0 + tf.cos(math.pi * progress))
     if stage.schedule == "linear":
         return warmup * (1.0 - progress)
+    if stage.schedule == "step":
+        passed = tf.reduce_sum(
+            tf.cast(done >= tf.constant(stage.milestones, tf.float32), tf.float32)
+        )
+        return warmup * stage.milestone_factor**passed
     return warmup * tf.ones_like(progress)
 
 
-def _check_stage(config: ConfigDict, prefix: str) -> None:
+def _check_stage(config: ConfigDict, run: ConfigDict, prefix: str) -> None:
     def check(valid: bool, field: str, requirement: str) -> None:
         if not valid:
             raise UserError(f"{prefix}.{field} is {config[field]!r}; it must be {requirement}")
@@ -153,6 +193,41 @@ def _check_stage(config: ConfigDict, prefix: str) -> None:
     check(config.trainable_blocks >= 0, "trainable_blocks", "at least 0")
     check(0 < config.layer_decay <= 1, "layer_decay", "in (0, 1]")
     check(0 <= config.warmup_steps <= config.steps, "warmup_steps", "from 0 to steps")
+    check(config.batch_size >= 0, "batch_size", "at least 0")
+    check(config.dropout is None or 0 <= config.dropout < 1, "dropout", "in [0, 1)")
+    check(
+        config.margin_levels >= 0 and config.margin_levels != 1, "margin_levels", "0, or 2 or more"
+    )
+    steps = [0, *config.milestones, config.steps]
+    is_step = config.schedule == "step"
+    is_rising = all(a < b for a, b in itertools.pairwise(steps))
+    check(
+        is_rising and is_step == bool(config.milestones),
+        "milestones",
+        "rising steps of the stage with schedule='step', otherwise empty",
+    )
+    unknown = [name for name in config.augmentation if name not in run.augmentation]
+    check(not unknown, "augmentation", f"of fields of config.augmentation, not {unknown}")
+    _check_head(config, run, check)
     if config.input == "features":
         reason = "0 where the input is cached features of the frozen backbone"
         check(not config.backbone_lr, "backbone_lr", reason)
+        reason = "0 where the input is cached features, which have the model's image size"
+        check(not config.image_size, "image_size", reason)
+
+
+def _check_head(
+    config: ConfigDict, run: ConfigDict, check: Callable[[bool, str, str], None]
+) -> None:
+    """Checks the fields of a stage that change the head of the run."""
+    for field in ("margin", "margin_start"):
+        margin = config[field]
+        is_angle = run.head.margin_type != "arcface" or margin is None or 0 <= margin <= math.pi
+        check(is_angle, field, "an angle in radians, from 0 to pi")
+    clips = run.head.class_margin and run.head.class_margin_range
+    reason = "None where config.head.class_margin_range limits the margins"
+    check(config.margin is None or not clips, "margin", reason)
+    check(0 <= config.label_smoothing < 1, "label_smoothing", "in [0, 1)")
+    sums_classes = run.head.num_subcenters == 1 and not run.head.num_sampled_classes
+    reason = "0 with sub-centers or sampled classes: it needs the logits of all classes"
+    check(sums_classes or not config.label_smoothing, "label_smoothing", reason)

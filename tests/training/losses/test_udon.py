@@ -11,6 +11,7 @@ from universal_embedding.errors import UserError
 from universal_embedding.training.config import stage
 from universal_embedding.training.hooks import default_hooks
 from universal_embedding.training.losses import loss_names
+from universal_embedding.training.losses.classification import class_seed
 from universal_embedding.training.strategy import mirrored
 from universal_embedding.training.trainer import train
 
@@ -51,36 +52,104 @@ def log_softmax(values):
 def naive_terms(experiment, batch, scale, temperature):
     _, loss = experiment.losses["udon"]
     features, domains, labels = (batch[n].numpy() for n in ("features", "domain", "label"))
-    student = unit_rows(features @ experiment.model.projection.kernel.numpy())
-    kernels = [p.kernel.numpy() for p in loss.projections]
-    teacher = [unit_rows(f[None] @ kernels[d])[0] for f, d in zip(features, domains, strict=True)]
+    has_bias = experiment.config.model.projection_bias
+    features = unit_rows(features) if has_bias else features
+
+    def project(dense, rows):
+        bias = dense.bias.numpy() if has_bias else 0.0
+        return unit_rows(rows @ dense.kernel.numpy() + bias)
+
+    student = project(experiment.model.projection, features)
+    teacher = [
+        project(loss.projections[d], f[None])[0] for f, d in zip(features, domains, strict=True)
+    ]
     rows = []
     for i, d in enumerate(domains):
         heads = (loss.teacher_head, loss.student.head)
         classes = [unit_rows(head.class_weights[d].numpy()) for head in heads]
         cosines = [classes[0] @ teacher[i], classes[1] @ student[i]]
         p, q = (log_softmax(c / temperature) for c in cosines)
-        similarities = sum(
+        differences = [
             (teacher[i] @ teacher[j] - student[i] @ student[j]) ** 2
             for j in range(len(domains))
-            if domains[j] == d
-        )
+            if domains[j] == d and j != i
+        ]
+        similarities = 31 * np.mean(differences) if differences else 0.0
         entropy = [-log_softmax(scale * c)[labels[i]] for c in cosines]
         rows.append([*entropy, (np.exp(p) * (p - q)).sum(), similarities])
     return np.array(rows).T
 
 
-@pytest.mark.parametrize("temperature", [0.1, 0.7])
-def test_terms_equal_naive_loop(make_experiment, config, batch, temperature):
+@pytest.mark.parametrize(("temperature", "has_bias"), [(0.1, False), (0.7, True)])
+def test_terms_equal_naive_loop(make_experiment, config, batch, temperature, has_bias):
+    config.model.projection_bias = has_bias
     config.losses.udon.class_temperature = temperature
     config.losses.udon.term_weights = (1.0, 2.0, 3.0, 4.0)
     experiment = make_experiment()
+    if has_bias:
+        rng = np.random.default_rng(1)
+        for dense in (experiment.model.projection, *experiment.losses["udon"][1].projections):
+            dense.bias.assign(rng.normal(size=dense.bias.shape))
     expected = naive_terms(experiment, batch, config.head.scale, temperature)
     weights = np.array([[0.1], [0.2], [0.3], [0.4]])
     terms = udon_terms(experiment, batch)
     np.testing.assert_allclose(terms, expected * weights, rtol=1e-4, atol=1e-5)
     names = loss_names(experiment.losses)
     assert names[0] == "udon_teacher" and len(names) == 4
+
+
+def reference_similarities(teacher, student, num_devices):
+    """The paper's code: columns summed on each device, mean over its rows, times devices / 4."""
+    means = []
+    for t, s in zip(np.split(teacher, num_devices), np.split(student, num_devices), strict=True):
+        means.append((((t @ t.T) - (s @ s.T)) ** 2).sum(axis=1).mean())
+    return np.mean(means) * num_devices / 4
+
+
+def test_similarities_have_the_scale_of_the_papers_code(make_experiment, config):
+    experiment = make_experiment()
+    _, loss = experiment.losses["udon"]
+    features = np.random.default_rng(0).normal(size=(128, 8)).astype(np.float32)
+    one_domain = np.zeros(128, np.int32)
+    mixed = np.arange(128, dtype=np.int32) % 3
+    values = {}
+    for name, domain in (("one", one_domain), ("mixed", mixed)):
+        batch = {"features": features, "domain": domain, "label": np.zeros(128, np.int32)}
+        terms = udon_terms(experiment, {k: tf.constant(v) for k, v in batch.items()})
+        values[name] = 4 * terms[3].numpy()
+    student = unit_rows(features @ experiment.model.projection.kernel.numpy())
+    teacher = unit_rows(features @ loss.projections[0].kernel.numpy())
+    for num_devices in (1, 2, 4):
+        reference = reference_similarities(teacher, student, num_devices)
+        assert values["one"].mean() == pytest.approx(reference, rel=0.06)
+    assert values["mixed"].mean() == pytest.approx(values["one"].mean(), rel=0.3)
+
+
+def test_distillation_reaches_the_backbone_by_default(make_experiment, config, batch):
+    experiment = make_experiment()
+    with tf.GradientTape() as tape:
+        tape.watch(batch["features"])
+        distilled = tf.reduce_sum(udon_terms(experiment, batch)[2:])
+    assert np.abs(tape.gradient(distilled, batch["features"])).max() > 0
+
+
+def test_sampled_classes_of_teachers_and_students_differ(make_experiment, config, batch):
+    config.head.num_sampled_classes = 2
+    experiment = make_experiment()
+    _, loss = experiment.losses["udon"]
+    step = tf.constant(3, tf.int64)
+    seeds = {p: class_seed(0, step, p).numpy().tolist() for p in ("student", "teacher")}
+    assert seeds["student"] != seeds["teacher"] and [0, 3] not in seeds.values()
+    for name, head in (("student", loss.student.head), ("teacher", loss.teacher_head)):
+        terms = udon_terms(experiment, batch)  # step 0
+        projected = experiment.model.embed_features(batch["features"])
+        if name == "teacher":
+            projected = loss._teacher_embedding(batch["features"], batch["domain"])
+        expected = head(
+            projected, batch["label"], batch["domain"], seed=class_seed(0, step * 0, name)
+        )
+        row = loss.terms.index(name)
+        np.testing.assert_allclose(4 * terms[row], expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("stop_gradient_at", ["projection", "backbone"])
@@ -140,6 +209,7 @@ def test_distillation_terms_are_zero_when_student_equals_teachers(make_experimen
 @pytest.mark.parametrize("batching", ["mixed", "per_domain"])
 def test_training_is_independent_of_number_of_replicas(make_experiment, config, batching):
     config.data.batching = batching
+    config.model.projection_bias = batching == "mixed"
     one, two = make_experiment("one"), make_experiment("two", mirrored(2))
     for experiment in (one, two):
         assert train(experiment, default_hooks(experiment))

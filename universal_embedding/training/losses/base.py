@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.heads import MarginHead
 
 if TYPE_CHECKING:
     from universal_embedding.training.teachers import Teachers
@@ -25,13 +26,17 @@ class ModelOutputs:
         features: `[b, F]` backbone features after dropout.
         embedding: `[b, D]` float32 unit rows.
         step: The run's step, int64 scalar.
-        margin_scale: Factor of the head's margin from the stage's schedule, float32 scalar.
+        margin_scale: Factor of the head's margins from the stage's schedule, float32 scalar.
+        margin_shift: Added to them then, float32 scalar.
+        label_smoothing: Share of the target that is spread over all classes.
     """
 
     features: tf.Tensor
     embedding: tf.Tensor
     step: tf.Tensor
     margin_scale: tf.Tensor
+    margin_shift: tf.Tensor | float = 0.0
+    label_smoothing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,14 @@ class Loss(ABC):
     Attributes:
         terms: Names of the terms that the loss is the sum of, which are logged separately; empty
             for a loss of one term.
+        head: The classifier over the model's embeddings, if the loss has one.
+        uses_whole_batch: Whether the loss of an example depends on the other examples of the batch,
+            those of other replicas included; such a loss must say so.
     """
 
     terms: tuple[str, ...] = ()
+    head: MarginHead | None = None
+    uses_whole_batch = False
 
     @abstractmethod
     def __init__(self, context: LossContext) -> None:

@@ -25,7 +25,8 @@ class ClassificationLoss(Loss):
 
     def __init__(self, context: LossContext) -> None:
         self.domains = tuple(context.class_sizes)
-        self.head = make_head(context, context.model.output_dim)
+        self.head: MarginHead = make_head(context, context.model.output_dim)
+        self.uses_whole_batch = self.head.uses_whole_batch
         self.seed = context.config.seed
 
     def variables_by_group(self) -> dict[str, list[keras.Variable]]:
@@ -47,32 +48,55 @@ class ClassificationLoss(Loss):
 
     def __call__(self, batch: Mapping[str, tf.Tensor], outputs: ModelOutputs) -> tf.Tensor:
         """`[b]` float32."""
-        seed = tf.stack([tf.constant(self.seed, tf.int64), outputs.step])
         return classify(
             self.head,
             outputs.embedding,
             batch,
-            margin_scale=outputs.margin_scale,
-            seed=tf.cast(seed, tf.int32),
+            outputs,
+            seed=class_seed(self.seed, outputs.step, purpose="student"),
         )
 
 
 def classify(
-    head: MarginHead, embedding: tf.Tensor, batch: Mapping[str, tf.Tensor], **options: tf.Tensor
+    head: MarginHead,
+    embedding: tf.Tensor,
+    batch: Mapping[str, tf.Tensor],
+    outputs: ModelOutputs,
+    seed: tf.Tensor,
 ) -> tf.Tensor:
     """`[b]` float32: a head's loss, of mixed images `mix * loss(label) + (1 - mix) * loss(label2)`.
 
     Args:
-        head: The head; `options` are those of its call.
+        head: The head.
         embedding: `[b, D]` float32.
         batch: `label` and `domain` `[b]`; if images are mixed, also `label2` and `mix` `[b]`.
-        options: Further arguments of the head.
+        outputs: The stage's margin and label smoothing.
+        seed: `[2]` int32, see `class_seed`.
     """
+    options = {
+        "margin_scale": outputs.margin_scale,
+        "margin_shift": outputs.margin_shift,
+        "label_smoothing": outputs.label_smoothing,
+        "seed": seed,
+    }
     loss = head(embedding, batch["label"], batch["domain"], **options)
     if "mix" not in batch:
         return loss
     partner_loss = head(embedding, batch["label2"], batch["domain"], **options)
     return batch["mix"] * loss + (1.0 - batch["mix"]) * partner_loss
+
+
+def class_seed(seed: int, step: tf.Tensor, purpose: str) -> tf.Tensor:
+    """`[2]` int32 seed of the classes that a head samples at a step (`num_sampled_classes`).
+
+    Args:
+        seed: The run's seed.
+        step: int64 scalar.
+        purpose: `student` or `teacher`. No two heads sample alike, nor as dropout does.
+    """
+    key = tf.stack([tf.constant(seed, tf.int64), step])
+    purposes = {"student": 1, "teacher": 2}
+    return tf.random.experimental.stateless_fold_in(tf.cast(key, tf.int32), purposes[purpose])
 
 
 def make_head(context: LossContext, dim: int) -> MarginHead:
@@ -97,6 +121,9 @@ def _margins(context: LossContext) -> float | dict[str, np.ndarray]:
     if not config.class_margin:
         return config.margin
     return {
-        domain: class_margins(sizes, config.class_margin, config.class_margin_power, config.margin)
+        domain: np.clip(
+            class_margins(sizes, config.class_margin, config.class_margin_power, config.margin),
+            *(config.class_margin_range or (None, None)),
+        )
         for domain, sizes in context.class_sizes.items()
     }

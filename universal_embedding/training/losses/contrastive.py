@@ -29,6 +29,8 @@ from universal_embedding.training.losses.base import Loss, LossContext, ModelOut
 class SupConLoss(Loss):
     """Supervised contrastive loss; options in `config.losses.supcon`."""
 
+    uses_whole_batch = True
+
     def __init__(self, context: LossContext) -> None:
         _refuse_mixed_images(context, "supcon")
         self.temperature = context.config.losses.supcon.temperature
@@ -43,6 +45,8 @@ class SupConLoss(Loss):
 
 class MultiSimilarityLoss(Loss):
     """Multi-similarity loss with hard-pair mining; options in `config.losses.multi_similarity`."""
+
+    uses_whole_batch = True
 
     def __init__(self, context: LossContext) -> None:
         _refuse_mixed_images(context, "multi_similarity")

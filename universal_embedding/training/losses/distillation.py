@@ -37,6 +37,8 @@ class DistanceDistributionDistillation(Loss):
     merged index needs it.
     """
 
+    uses_whole_batch = True
+
     def __init__(self, context: LossContext) -> None:
         self.teachers = context.require_teachers()
         config = context.config.losses.distance_distribution
@@ -59,6 +61,8 @@ class DistanceDistributionDistillation(Loss):
 class DistanceDistillation(Loss):
     """Mean squared difference of the teacher's and the student's distances."""
 
+    uses_whole_batch = True
+
     def __init__(self, context: LossContext) -> None:
         self.teachers = context.require_teachers()
 
@@ -72,6 +76,8 @@ class DistanceDistillation(Loss):
 
 class RKDDistanceLoss(Loss):
     """Mean Huber loss of the teacher's and the student's relative distances."""
+
+    uses_whole_batch = True
 
     def __init__(self, context: LossContext) -> None:
         self.teachers = context.require_teachers()

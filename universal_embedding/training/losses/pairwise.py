@@ -10,12 +10,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from universal_embedding.models import heads
-
-
-def all_gather(values: tf.Tensor) -> tf.Tensor:
-    """`[b, ...]` of each replica -> `[B, ...]` of the global batch, the same on all replicas."""
-    context = tf.distribute.get_replica_context()
-    return values if context.num_replicas_in_sync == 1 else heads.all_gather(values)
+from universal_embedding.models.heads import all_gather
 
 
 def self_mask(anchors: tf.Tensor) -> tf.Tensor:

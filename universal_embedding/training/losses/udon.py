@@ -8,10 +8,14 @@ teacher and student embeddings t_i and s_i, the loss is the weighted mean of
 - `student`: the cross-entropy of the student's classifier,
 - `logits`: KL(p_i || q_i), softmax of the teacher's and student's class cosines over
   `class_temperature`,
-- `similarities`: sum_j (t_i . t_j - s_i . s_j)^2 over the other images j of domain d in the batch.
+- `similarities`: 31 times the mean of (t_i . t_j - s_i . s_j)^2 over the other images j of domain d
+  in the batch. The paper's code sums over the columns of each device, times a quarter of the number
+  of devices: 32 columns, one of them i itself, of a batch of 128 on any number of devices. Its
+  weights of 1 belong to that scale, which the mean keeps for other batches.
 
-The teacher side of the last two has no gradient. With `stop_gradient_at="projection"`, as in the
-paper, they train only the student's projection and classifiers; with `"backbone"` the backbone too.
+The teacher side of the last two has no gradient. With `stop_gradient_at="backbone"`, as in the
+paper's code, they train the backbone and the student's projection and classifiers; with
+`"projection"`, as in its figure, not the backbone.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,11 +29,13 @@ from universal_embedding.training.losses import pairwise
 from universal_embedding.training.losses.base import Loss, LossContext, ModelOutputs
 from universal_embedding.training.losses.classification import (
     ClassificationLoss,
+    class_seed,
     classify,
     make_head,
 )
 
 STOP_GRADIENT_AT = ("projection", "backbone")
+NUM_SIMILARITIES = 31  # of an image, whose squared differences the paper's code sums
 
 
 class UDONLoss(Loss):
@@ -40,6 +46,7 @@ class UDONLoss(Loss):
     """
 
     terms = ("teacher", "student", "logits", "similarities")
+    uses_whole_batch = True
 
     def __init__(self, context: LossContext) -> None:
         config = context.config.losses.udon
@@ -48,12 +55,17 @@ class UDONLoss(Loss):
         self.temperature = config.class_temperature
         self.term_weights = [weight / sum(config.term_weights) for weight in config.term_weights]
         self.model, self.domains = context.model, tuple(context.class_sizes)
+        self.has_bias = context.config.model.projection_bias
         self.student = ClassificationLoss(context)
+        self.head = self.student.head
         self.teacher_head = make_head(context, config.teacher_dim)
         self.projections = []
         for domain in self.domains:
             projection = keras.layers.Dense(
-                config.teacher_dim, use_bias=False, dtype="float32", name=f"teacher_{domain}"
+                config.teacher_dim,
+                use_bias=self.has_bias,
+                dtype="float32",
+                name=f"teacher_{domain}",
             )
             projection.build((None, self.model.backbone.output_shape[-1]))
             self.projections.append(projection)
@@ -62,7 +74,7 @@ class UDONLoss(Loss):
         """`head/<domain>` of the student; `teacher/<domain>`: projection and classifier."""
         weights = zip(self.domains, self.projections, self.teacher_head.class_weights, strict=True)
         teachers = {
-            f"teacher/{domain}": [projection.kernel, class_weights]
+            f"teacher/{domain}": [*projection.trainable_variables, class_weights]
             for domain, projection, class_weights in weights
         }
         return self.student.variables_by_group() | teachers
@@ -79,7 +91,11 @@ class UDONLoss(Loss):
             student = self.model.embed_features(tf.stop_gradient(outputs.features))
         teacher = self._teacher_embedding(tf.cast(outputs.features, tf.float32), domains)
         teacher_loss = classify(
-            self.teacher_head, teacher, batch, margin_scale=outputs.margin_scale
+            self.teacher_head,
+            teacher,
+            batch,
+            outputs,
+            seed=class_seed(self.student.seed, outputs.step, purpose="teacher"),
         )
         frozen_teacher = tf.stop_gradient(teacher)
         terms = (
@@ -93,6 +109,8 @@ class UDONLoss(Loss):
 
     def _teacher_embedding(self, features: tf.Tensor, domains: tf.Tensor) -> tf.Tensor:
         """`[b, F]` -> `[b, teacher_dim]` unit rows, each from its own domain's teacher."""
+        if self.has_bias:
+            features = l2_normalize(features)
         zeros = tf.zeros([tf.shape(features)[0], self.projections[0].units])
         rows = self._map_by_domain(domains, zeros, lambda d: self.projections[d](features))
         return l2_normalize(rows)
@@ -128,7 +146,8 @@ def _similarities_loss(
     teacher: tf.Tensor, student: tf.Tensor, batch: Mapping[str, tf.Tensor]
 ) -> tf.Tensor:
     difference = pairwise.cosine_similarity(teacher) - pairwise.cosine_similarity(student)
-    return pairwise.masked_sum(tf.square(difference), pairwise.pair_mask(batch))
+    mean = pairwise.masked_mean(tf.square(difference), pairwise.pair_mask(batch))
+    return NUM_SIMILARITIES * mean
 
 
 def _check_config(context: LossContext) -> None:
