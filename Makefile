@@ -39,6 +39,12 @@ check-kaggle: .venv/installed
 	$(BIN)/python -m pip install --quiet --editable ".[$(DEVICE),beam,test]"
 	# Replaces the Pillow 12 that Beam asks for; pip says so. Beam uses Pillow in its examples only.
 	$(BIN)/python -m pip install --quiet --editable ".[serve]"
+ifeq ($(DEVICE),tpu)
+	# KerasHub requires plain TensorFlow, which has no TPU kernels and owns the same files. pip warns
+	# that it is gone.
+	$(BIN)/python -m pip uninstall --quiet --yes tensorflow tensorflow-tpu
+	$(BIN)/python -m pip install --quiet --no-deps tensorflow-tpu==2.20.0
+endif
 	@touch $@
 
 clean:

@@ -20,6 +20,7 @@ VERBS = (
     "prepare",
     "train",
     "evaluate",
+    "soup",
     "export",
     "embed",
     "index",

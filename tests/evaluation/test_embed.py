@@ -54,7 +54,7 @@ def test_npz_of_another_format_raises_user_error(tmp_path, changes, message):
 
 
 def test_missing_npz_raises_user_error(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         from_npz(str(tmp_path / "none.npz"))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from examples import demo
 from examples.demo_data import DOMAINS, DemoDomain, render_domains, render_gallery
 from examples.demo_data.scene import Subject
 from tests.helpers import processes
@@ -158,3 +159,25 @@ def test_script_prints_number_of_images_or_one_line_of_error(tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = processes.run("examples/render.py", f"--output={tmp_path}", *flags)
     assert code == 1 and err.startswith("error: ") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", ["index/thesis.txt", "submission.zip"])
+def test_demo_overwrites_no_directory_of_someone_else(content, tmp_path):
+    precious = tmp_path / "project" / content
+    precious.parent.mkdir(parents=True)
+    precious.write_text("precious")
+    code, out, err = processes.run("examples/demo.py", f"--output={tmp_path / 'project'}")
+    assert code == 1 and not out and err.count("\n") == 1 and "holds other files" in err
+    assert precious.read_text() == "precious"
+
+
+def test_demo_removes_its_own_exports_with_their_cards(tmp_path):
+    demo.claim(tmp_path / "demo")
+    demo.claim(tmp_path / "demo")
+    exports = ("submission.zip", "submission.zip.card.md", "saved_model/a", "saved_model.card.json")
+    for name in (*exports, "index/index.json", "report/report.md", "run/config.json"):
+        (tmp_path / "demo" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "demo" / name).write_text("x")
+    demo.remove_exports(tmp_path / "demo")
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert names == {".demo", "report", "run"}

@@ -48,12 +48,15 @@ def test_batch_of_n_equals_n_single_calls(exported):
         np.testing.assert_allclose(batch[name], rows, rtol=1e-5, atol=1e-6)
 
 
-def test_mixed_precision_model_is_exported_in_float32(tmp_path):
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_mixed_precision_model_is_exported_in_float32(tmp_path, has_bias):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = EmbeddingModel(load_backbone("small", 32), image_size=32)
+        model = EmbeddingModel(load_backbone("small", 32), image_size=32, projection_bias=has_bias)
     finally:
         keras.config.set_dtype_policy("float32")
+    if has_bias:
+        model.projection.bias.assign(np.linspace(-0.5, 0.5, 64))
     saved_model.save_model(model, tmp_path / "model")
     exact = saved_model.to_float32(model)
     images = np.stack([draw_image(50, 40, seed) for seed in range(3)]).astype(np.uint8)

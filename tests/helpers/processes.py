@@ -1,8 +1,10 @@
 """Starts the project's programs as a user does: each in its own process."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -49,3 +51,13 @@ def run(*arguments, **environment):
 def run_cli(verb, *arguments, **environment):
     """Runs `universal-embedding VERB ARGUMENTS` to its end; exit code, stdout and stderr."""
     return run("-m", "universal_embedding", verb, *arguments, **environment)
+
+
+def kill_when(process, condition):
+    """Sends SIGKILL as soon as `condition()` holds; whether the process was still running."""
+    while process.poll() is None and not condition():
+        time.sleep(0.001)
+    process.kill()
+    code, _, err = finish(process)
+    assert "Traceback" not in err, err
+    return code == -signal.SIGKILL

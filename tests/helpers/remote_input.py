@@ -3,6 +3,8 @@
     python -m tests.helpers.remote_input server PORT
     python -m tests.helpers.remote_input client PORT FOLDER MEMORY_MAP
 
+    python -m tests.helpers.remote_input blind PORT FOLDER
+
 The client prints a digest of its own batches, then of those that the server made.
 """
 
@@ -40,6 +42,27 @@ def make_batches(records, memory_map, num_batches=3):
     return [(name, batch[name].numpy()) for batch in batches for name in sorted(batch)]
 
 
+def look_for_files(folder):
+    """Prints what each process says of a file that both see, and of one that only this one has."""
+    import tensorflow as tf
+
+    from universal_embedding.errors import UserError
+    from universal_embedding.models.distribution import assert_files_on_host
+
+    paths = [f"{folder}/a [1]*.tfrecord", "ram://folder/a.tfrecord"]
+    tf.io.gfile.makedirs("ram://folder")
+    for path in paths:
+        with tf.io.gfile.GFile(path, "w") as file:
+            file.write("content")
+    for device in ("/job:localhost/task:0/device:CPU:0", "/job:worker/task:0/device:CPU:0"):
+        with tf.device(device):
+            try:
+                assert_files_on_host(paths, 3)
+                print("seen")
+            except UserError as error:
+                print(error)
+
+
 def digest(batches):
     return hashlib.sha256(b"".join(values.tobytes() for _, values in batches)).hexdigest()
 
@@ -53,6 +76,8 @@ def main(role, port, folder="", memory_map=""):
     from tests.helpers.fake_records import make_domains
 
     tf.config.experimental_connect_to_host(f"grpc://localhost:{port}", "worker")
+    if role == "blind":
+        return look_for_files(folder)
     records = make_domains({"a": 7, "b": 9}, folder=folder)
     for i, (domain, domain_records) in enumerate(records.items()):
         np.save(f"{folder}/{domain}.npy", np.full((len(domain_records), 3), i, np.float32))

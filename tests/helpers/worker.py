@@ -1,6 +1,6 @@
 """One process of a run on in-memory records.
 
-    python -m tests.helpers.worker STRATEGY BACKBONE WORKDIR WEIGHTS [signal]
+    python -m tests.helpers.worker STRATEGY BACKBONE WORKDIR WEIGHTS [signal | poison]
 
 Trains 20 steps in two stages and writes the weights of the model and the heads to WEIGHTS.npz.
 """
@@ -51,6 +51,8 @@ def main(strategy_name, backbone, workdir, weights, *options):
     records = make_domains({"apples": 30, "boats": 50, "coins": 20}, height=20, width=24)
     experiment = Experiment.from_config(config, records, Path(workdir), strategy)
     hooks = default_hooks(experiment)
+    if "poison" in options:
+        experiment.weights[0].assign(experiment.weights[0] + 1e-3)
     done = train(experiment, [*hooks, SignalHook()] if "signal" in options else hooks)
     variables = [*experiment.weights, *experiment.checkpoint_state()["heads"]]
     np.savez(weights, *[variable.numpy() for variable in variables])

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from tests.helpers.evaluated import make_records, make_results
+from tests.helpers.evaluated import make_records, make_results, make_source
 from universal_embedding.evaluation.embed import EmbeddingSource, QueryIndexRecords
 from universal_embedding.evaluation.evaluate import EvaluationConfig, evaluate_source, make_report
 from universal_embedding.reporting import montage
 from universal_embedding.reporting.html import write_html_report
-from universal_embedding.reporting.tables import format_report_text
+from universal_embedding.reporting.tables import format_report_text, write_report
 from universal_embedding.search import scann_index
 
 VOID = {"meta", "img"}
@@ -67,6 +67,31 @@ def test_page_is_self_contained_and_shows_every_row(evaluated, tmp_path):
         for key in evaluated.eval_sets
         for select in (montage.worst_failures, montage.sample_queries)
     )
+
+
+HOSTILE = '"><img src=x onerror=alert(1)>'
+
+
+def test_names_of_domains_and_models_stay_text(tmp_path):
+    labels = np.arange(12) % 6
+    eval_sets = {HOSTILE: QueryIndexRecords(make_records(HOSTILE, labels), None)}
+    config = EvaluationConfig(bootstrap_samples=10)
+    results = [
+        evaluate_source(make_source(name, 0.3), eval_sets, config)
+        for name in (HOSTILE, "b\n\x1b[1m")
+    ]
+    report = {"dataset": HOSTILE, "split": "test", **make_report(results, config)}
+    path = tmp_path / "report.html"
+    write_html_report(report, results, eval_sets, path, num_examples=2)
+    html = path.read_text()
+    assert HOSTILE not in html and "&lt;img src=x onerror=alert(1)&gt;" in html
+    policy = (
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:;'
+    )
+    assert html.index(policy) < html.index("<title>")  # no script would run even so
+    _, markdown = write_report(report, tmp_path)
+    assert "<img" not in markdown.read_text().replace("\\<img", "")
+    assert "\x1b" not in markdown.read_text() + format_report_text(report)
 
 
 def test_page_without_examples_reads_no_records(evaluated, tmp_path):

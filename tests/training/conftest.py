@@ -1,12 +1,17 @@
 """A run so small that training it takes seconds."""
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.helpers.fake_records import make_domains
+from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.config import base_config, stage
 from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.initialization import save_class_ids
+from universal_embedding.training.model import save_architecture
+from universal_embedding.training.run_directory import write_config
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +58,30 @@ def make_experiment(config, records, tmp_path):
         return Experiment.from_config(changed, records, tmp_path / folder, strategy)
 
     return make
+
+
+@pytest.fixture
+def save_run(make_experiment):
+    """Writes a run that has taken no step, with random weights from one or two seeds."""
+
+    def save(folder, seed=1, head_seed=1):
+        experiment = make_experiment(folder)
+        state = experiment.checkpoint_state()
+        for owner in ("model", "ema", "heads"):
+            for i, variable in enumerate(state[owner]):
+                is_projection = i == len(state[owner]) - 1
+                own_seed = head_seed if is_projection or owner == "heads" else seed
+                rng = np.random.default_rng([own_seed, i, len(owner)])
+                variable.assign(rng.normal(size=variable.shape))
+        write_config(experiment.workdir, experiment.config, {})
+        save_architecture(experiment.workdir, experiment.model)
+        save_class_ids(experiment.workdir, experiment.records)
+        checkpoints = Checkpoints(experiment.workdir, state)
+        checkpoints.save(0)
+        checkpoints.wait()
+        return experiment
+
+    return save
 
 
 @pytest.fixture(scope="session", autouse=True)

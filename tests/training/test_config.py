@@ -74,12 +74,17 @@ def test_config_survives_json():
 
 def test_shrink_limits_every_stage():
     config = base_config()
-    config.stages = (stage(steps=900, warmup_steps=50), stage(steps=3, image_size=336))
+    config.stages = (
+        stage(steps=900, warmup_steps=50, batch_size=512, milestones=(300, 600)),
+        stage(steps=3, image_size=336),
+    )
     config.evals.val.every_steps = 300
     config = shrink(config)
     assert [s.steps for s in config.stages] == [4, 3]
     assert [s.warmup_steps for s in config.stages] == [4, 0]
     assert [s.image_size for s in config.stages] == [0, 0]
+    assert [s.batch_size for s in config.stages] == [4, 0]
+    assert [tuple(s.milestones) for s in config.stages] == [(1, 2), ()]
     assert (config.model.backbone, config.evals.val.every_steps) == ("small", 0)
 
 

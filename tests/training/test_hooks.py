@@ -115,9 +115,10 @@ def test_log_rows_have_the_documented_names(make_experiment, config, records):
         (10, True),
     ]
     assert rows[0] == {"step": 4, "val/merged/mean/r_at_1": 0.5, "val/merged/boats/mmp_at_5": 0.25}
-    names = {"step", "classification", "grad_norm", "images_per_second"}
+    names = {"step", "classification", "grad_norm", "images_per_second", "data_fingerprint"}
     names |= {f"classification/{domain}" for domain in records}
     names |= {f"lr/{group}" for group in ("backbone", "projection", "head")}
+    names |= {f"time/{name}" for name in ("first_step", "step_median", "step_p99")}
     assert set(rows[1]) == names
 
 

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.helpers.tiny_presets import make_tiny_model
 from universal_embedding.errors import UserError
 from universal_embedding.models.backbones import layer_depths
-from universal_embedding.training.config import stage
+from universal_embedding.training.config import base_config, stage
 from universal_embedding.training.hooks import default_hooks
 from universal_embedding.training.param_groups import (
     StageLearningRate,
     clip_by_global_norm,
+    has_weight_decay,
     make_optimizer,
 )
 from universal_embedding.training.schedule import read_stages
@@ -21,7 +23,9 @@ from universal_embedding.training.trainer import train
 
 
 def make_head_optimizer(variables, name, weight_decay=0.0):
-    stages = read_stages([stage(steps=10, head_lr=0.1, schedule="constant")], 16)
+    config = base_config()
+    config.stages = (stage(steps=10, head_lr=0.1, schedule="constant"),)
+    stages = read_stages(config)
     step = tf.Variable(0, dtype=tf.int64)
     learning_rate = StageLearningRate(stages, "head", 0, step)
     return make_optimizer(name, variables, learning_rate, weight_decay)
@@ -111,3 +115,20 @@ def test_layer_decay_scales_each_depth_by_power_of_depths_above(make_experiment,
         assert np.abs(plain).max() > 0
         expected = plain * 0.25 ** (max_depth * (1 - depth))
         np.testing.assert_allclose(decayed, expected, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("family", "excluded"),
+    [
+        ("ViTBackbone", {"class_token", "embeddings", "bias"}),
+        ("DINOV2Backbone", {"cls_token", "register_tokens", "interpolated_position_embeddings"}),
+        ("SwinTransformerBackbone", {"relative_position_bias_table"}),
+    ],
+)
+def test_weight_decay_excludes_tokens_positions_and_biases_of_attention(family, excluded):
+    variables = make_tiny_model(family).trainable_variables
+    matrices = [v for v in variables if len(v.shape) >= 2]
+    decayed = {v.path.split("/")[-1] for v in matrices if has_weight_decay(v)}
+    others = {v.path.split("/")[-1] for v in matrices if not has_weight_decay(v)}
+    assert excluded <= others
+    assert decayed == {"kernel"}

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from universal_embedding.models.backbones import layer_depths
+from tests.helpers.tiny_presets import SIZE, make_tiny_model
+from universal_embedding.models.backbones import layer_depths, load_backbone
 from universal_embedding.training.config import stage
 from universal_embedding.training.data import stage_batches
 from universal_embedding.training.hooks import Hook, default_hooks
 from universal_embedding.training.strategy import mirrored
+from universal_embedding.training.train_step import LossScale, TrainStep
 from universal_embedding.training.trainer import train
 
 ALL_GROUPS = {"backbone_lr": 1e-2, "projection_lr": 2e-2, "head_lr": 3e-2, "schedule": "constant"}
@@ -65,6 +67,8 @@ def test_ten_steps_equal_a_plain_loop(make_experiment):
 @pytest.mark.parametrize("joint", [True, False])
 def test_weights_do_not_depend_on_the_number_of_replicas(make_experiment, config, joint):
     config.head.joint = joint
+    # Linear in the gradients; AdamW would turn a gradient that is rounding noise into a full step.
+    config.optimizer.name = "sgd"
     config.model.dropout = 0.3
     config.optimizer.clip_norm = 0.5
     config.optimizer.ema_decay = 0.9
@@ -199,3 +203,29 @@ def test_ema_of_a_later_stage_starts_from_its_first_weights(make_experiment, con
     for weights in recorded.after_each_step[2:]:
         expected = [0.9 * a + 0.1 * w for a, w in zip(expected, weights, strict=True)]
     assert_close([average.numpy() for average in experiment.ema.averages], expected)
+
+
+def test_loss_scale_stops_growing_where_nothing_overflows():
+    loss_scale = LossScale(growth_steps=1)
+    for _ in range(20):
+        assert loss_scale.update(tf.constant(1.0))
+    assert float(loss_scale.scale) == 2.0**24
+    assert not loss_scale.update(tf.constant(np.inf))
+    assert float(loss_scale.scale) == 2.0**23
+
+
+def test_a_stage_at_the_pretrained_size_uses_the_pretrained_position_embeddings(
+    make_experiment, config, tmp_path
+):
+    """The model's own size is 48; 32 -> 48 -> 32 would give another table."""
+    make_tiny_model("ViTBackbone").save_to_preset(str(tmp_path / "vit"))
+    config.model.backbone = str(tmp_path / "vit")
+    config.model.image_size = 48
+    experiment = make_experiment(stages=(stage(steps=1, image_size=SIZE, head_lr=1e-2),))
+    images = np.random.default_rng(0).uniform(0, 255, (2, SIZE, SIZE, 3)).astype(np.float32)
+    step = TrainStep(experiment, experiment.stages[0])
+    expected = load_backbone(str(tmp_path / "vit"), SIZE)(images)
+    np.testing.assert_allclose(step.backbone(images), expected, atol=1e-5)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 48, 48, 3)).astype(np.float32)
+    larger = load_backbone(str(tmp_path / "vit"), 48)(images)
+    np.testing.assert_allclose(experiment.model.features(images), larger, atol=1e-5)

@@ -1,36 +1,29 @@
 """Two worker processes on loopback against one device."""
 
-import json
-import socket
-
 import numpy as np
 import pytest
 
-from tests.helpers.processes import finish, run, start
+from tests.helpers.cluster import free_addresses, kill_all, start_host
+from tests.helpers.processes import finish, run
 
 WORKER = ("-m", "tests.helpers.worker")
 pytestmark = pytest.mark.slow
 
 
-def run_two_workers(backbone, folder, *options):
-    """Runs both to their end; `options` are for the second."""
-    sockets = [socket.socket() for _ in range(2)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    addresses = [f"127.0.0.1:{each.getsockname()[1]}" for each in sockets]
-    for each in sockets:
-        each.close()
-    workers = []
+def run_two_workers(backbone, folder, *options, workdirs=("shared", "shared")):
+    """Runs both to their end; `options` are for the second. Exit code, stdout, stderr of each."""
+    addresses, workers = free_addresses(2), []
     for index in range(2):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        arguments = ["multi_worker", backbone, folder / str(index), folder / f"{index}.npz"]
+        arguments = ["multi_worker", backbone, folder / workdirs[index], folder / f"{index}.npz"]
         arguments += options if index == 1 else ()
-        workers.append(start(*WORKER, *arguments, TF_CONFIG=json.dumps(task)))
+        workers.append(start_host(addresses, index, *WORKER, *arguments))
     try:
-        results = [finish(worker) for worker in workers]
+        return [finish(worker) for worker in workers]
     finally:
-        for worker in workers:
-            worker.kill()
+        kill_all(workers)
+
+
+def last_lines(results):
     for code, _, err in results:
         assert code == 0, err[-3000:]
     return [out.splitlines()[-1] for _, out, _ in results]
@@ -44,7 +37,7 @@ def test_two_workers_equal_one_device_and_only_the_chief_writes(tiny_backbone, t
     single = tmp_path / "single.npz"
     code, _, err = run(*WORKER, "one_device", tiny_backbone, tmp_path / "single", single)
     assert code == 0, err[-3000:]
-    assert run_two_workers(tiny_backbone, tmp_path) == ["done at step 20"] * 2
+    assert last_lines(run_two_workers(tiny_backbone, tmp_path)) == ["done at step 20"] * 2
     for a, b, c in zip(
         read_weights(single),
         read_weights(tmp_path / "0.npz"),
@@ -53,13 +46,45 @@ def test_two_workers_equal_one_device_and_only_the_chief_writes(tiny_backbone, t
     ):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
         np.testing.assert_array_equal(b, c)
-    chief_files = {path.name for path in (tmp_path / "0").iterdir()}
-    assert {"checkpoints", "metrics.jsonl", "events", "backbone.json"} <= chief_files
-    # Features are each host's own input, like the images.
-    assert {path.name for path in (tmp_path / "1").iterdir()} == {"features"}
+    shared = tmp_path / "shared"
+    assert {"checkpoints", "metrics.jsonl", "events", "backbone.json"} <= names_in(shared)
+    for folder in ("single", "shared"):
+        files = {f"{d}.{kind}" for d in ("apples", "boats", "coins") for kind in ("npy", "key")}
+        assert names_in(tmp_path / folder / "features") == files
+    for domain in ("apples", "boats", "coins"):
+        rows = [np.load(tmp_path / f / "features" / f"{domain}.npy") for f in ("single", "shared")]
+        np.testing.assert_array_equal(*rows)
+    logs = [(shared / "logs" / f"host-{index}.log").read_text() for index in range(2)]
+    for text in logs:
+        assert "starting at step 0 of 20" in text and "step 20: " in text
+
+
+def names_in(folder):
+    return {path.name for path in folder.iterdir()}
 
 
 def test_signal_to_one_worker_stops_both_at_one_step(tiny_backbone, tmp_path):
-    ends = run_two_workers(tiny_backbone, tmp_path, "signal")
+    ends = last_lines(run_two_workers(tiny_backbone, tmp_path, "signal"))
     assert ends[0] == ends[1] and ends[0].startswith("stopped at step")
     assert ends[0] != "stopped at step 20"
+    ends = last_lines(run_two_workers(tiny_backbone, tmp_path))
+    assert ends == ["done at step 20"] * 2
+    last = [read_weights(tmp_path / f"{index}.npz") for index in range(2)]
+    for a, b in zip(*last, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_run_directory_that_hosts_do_not_share_is_refused(tiny_backbone, tmp_path):
+    results = run_two_workers(tiny_backbone, tmp_path, workdirs=("mine", "yours"))
+    for code, _, err in results:
+        last = err.splitlines()[-1]
+        assert code == 1 and "the hosts of the run differ (host 0: host " in last, err[-2000:]
+        assert "host 1: no lock" in last and "must be one directory that all hosts share" in last
+
+
+def test_hosts_that_start_from_different_weights_are_refused(tiny_backbone, tmp_path):
+    results = run_two_workers(tiny_backbone, tmp_path, "poison")
+    for code, _, err in results:
+        last = err.splitlines()[-1]
+        assert code == 1 and "host 1: step 0, state " in last, err[-2000:]
+        assert "all hosts must see the same checkpoints" in last

@@ -8,12 +8,14 @@ with. --specialist=DOMAIN=MODEL, once per domain, adds the oracle-routed special
 """
 
 import argparse
+import contextlib
 import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from universal_embedding.commands.arguments import (
     add_data_flags,
+    add_strategy_flags,
     add_switch,
     comma_list,
     float_between,
@@ -22,6 +24,8 @@ from universal_embedding.commands.arguments import (
 from universal_embedding.errors import UserError
 
 if TYPE_CHECKING:
+    import tensorflow as tf
+
     from universal_embedding.evaluation.embed import EmbeddingSource
 
 
@@ -66,7 +70,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "score_correction",
         "Lower the scores of index images that resemble many training images.",
     )
-    add("--batch_size", type=int_at_least(1), default=64, help="Images per batch.")
+    batch_help = "Images per batch and device."
+    add("--batch_size", type=int_at_least(1), default=64, help=batch_help)
+    add_strategy_flags(parser)
     add(
         "--bootstrap_samples",
         type=int_at_least(0),
@@ -82,7 +88,19 @@ def run(args: argparse.Namespace) -> None:
     """Evaluates every model and writes report.json, report.md and report.html."""
     if not args.model and not args.specialist:
         raise UserError("nothing to evaluate: give --model or --specialist")
+    if args.tpu or args.strategy != "one_device":
+        from universal_embedding.training.recovery import restart_when_lost
+        from universal_embedding.training.strategy import make_strategy
+
+        with restart_when_lost(lambda: 0):
+            _evaluate(args, make_strategy("tpu" if args.tpu else args.strategy, args.tpu))
+    else:
+        _evaluate(args, None)
+
+
+def _evaluate(args: argparse.Namespace, strategy: "tf.distribute.Strategy | None") -> None:
     from universal_embedding.evaluation import embed, evaluate
+    from universal_embedding.files import as_path, check_writable
     from universal_embedding.reporting import html, tables
     from universal_embedding.search.exact import exact_search
     from universal_embedding.search.scann_index import ScannIndex
@@ -103,11 +121,17 @@ def run(args: argparse.Namespace) -> None:
     config = evaluate.EvaluationConfig(
         args.protocols, args.metrics, args.bootstrap_samples, search, bank
     )
-    sources = embed.dedupe_names([s for model in args.model for s in _open_sources(model, args)])
+    folder = as_path(args.output or f"reports/{dataset}-{args.split}")
+    check_writable(folder / "report.json", "--output")
+    sources = embed.dedupe_names(
+        [s for model in args.model for s in _open_sources(model, args, strategy)]
+    )
     results = [evaluate.evaluate_source(source, eval_sets, config) for source in sources]
     if args.specialist:
-        specialists = _open_specialists(args)
+        specialists = _open_specialists(args, strategy)
         results.append(evaluate.evaluate_specialists(specialists, eval_sets, config))
+    if strategy is not None and not _is_chief(strategy):
+        return
     report = {"dataset": dataset, "split": args.split}
     report |= evaluate.make_report(results, config)
     report["arguments"] = {
@@ -116,7 +140,6 @@ def run(args: argparse.Namespace) -> None:
         if isinstance(value, str | int | float | list | None) and name != "unparsed"
     }
     print(tables.format_report_text(report))
-    folder = Path(args.output or f"reports/{dataset}-{args.split}")
     written = tables.write_report(report, folder)
     page = folder / "report.html"
     written.append(html.write_html_report(report, results, eval_sets, page, args.num_examples))
@@ -124,17 +147,30 @@ def run(args: argparse.Namespace) -> None:
         print(f"wrote {path}")
 
 
-def _open_sources(model: str, args: argparse.Namespace) -> list["EmbeddingSource"]:
+def _is_chief(strategy: "tf.distribute.Strategy") -> bool:
+    from universal_embedding.models.distribution import num_hosts_and_id
+
+    return num_hosts_and_id(strategy)[1] == 0
+
+
+def _open_sources(
+    model: str, args: argparse.Namespace, strategy: "tf.distribute.Strategy | None"
+) -> list["EmbeddingSource"]:
     """The sources that one --model names: one, or one for each checkpoint of a run."""
     from universal_embedding.evaluation import embed
-    from universal_embedding.export.pretrained import is_run_directory
+    from universal_embedding.export.pretrained import is_run_directory, locate_model
 
-    path = Path(model)
+    path = locate_model(model)
     if is_run_directory(path):
-        return [_open_run(path, which, args.batch_size) for which in args.checkpoint]
+        return [_open_run(path, which, args.batch_size, strategy) for which in args.checkpoint]
     if path.suffix == ".npz":
         return [embed.from_npz(path)]
     if path.suffix == ".zip" or (path / "saved_model.pb").is_file():
+        if strategy is not None:
+            raise UserError(
+                f"{model} is a SavedModel, which runs on one device; evaluate its run directory, "
+                "or leave out --strategy and --tpu"
+            )
         from universal_embedding.export.embedder import Embedder
 
         embedder = Embedder.from_pretrained(path)
@@ -144,39 +180,46 @@ def _open_sources(model: str, args: argparse.Namespace) -> list["EmbeddingSource
             f"--model={model} is a directory that holds no run (config.json), no SavedModel "
             "(saved_model.pb) and no preset"
         )
-    return [embed.from_backbone(model, args.image_size, args.resize_mode, args.batch_size)]
+    size, resize_mode = args.image_size, args.resize_mode
+    return [embed.from_backbone(model, size, resize_mode, args.batch_size, strategy)]
 
 
-def _open_run(path: Path, checkpoint: str, batch_size: int) -> "EmbeddingSource":
+def _open_run(
+    path: Path, checkpoint: str, batch_size: int, strategy: "tf.distribute.Strategy | None"
+) -> "EmbeddingSource":
     from universal_embedding.evaluation import embed
     from universal_embedding.training.checkpoints import load_embedding_model
 
     name = path.resolve().name
     name = name if checkpoint == "best" else f"{name} ({checkpoint})"
-    return embed.from_model(name, load_embedding_model(path, checkpoint), batch_size)
+    with strategy.scope() if strategy is not None else contextlib.nullcontext():
+        model = load_embedding_model(path, checkpoint)
+    return embed.from_model(name, model, batch_size, strategy)
 
 
-def _open_specialists(args: argparse.Namespace) -> dict[str, "EmbeddingSource"]:
+def _open_specialists(
+    args: argparse.Namespace, strategy: "tf.distribute.Strategy | None"
+) -> dict[str, "EmbeddingSource"]:
     specialists: dict[str, EmbeddingSource] = {}
     for flag in args.specialist:
         domain, _, model = flag.partition("=")
         if not model or domain in specialists:
             raise UserError(f"--specialist={flag} is not DOMAIN=MODEL, once per domain")
-        specialists[domain] = _open_sources(model, args)[0]
+        specialists[domain] = _open_sources(model, args, strategy)[0]
     return specialists
 
 
 def _find_data(args: argparse.Namespace) -> tuple[str, str]:
     """Directory and name of the dataset: the flags, or those that the first run trained on."""
     from universal_embedding.datasets.records import default_data_dir
-    from universal_embedding.export.pretrained import is_run_directory
+    from universal_embedding.export.pretrained import is_run_directory, locate_model
 
     data_dir, dataset = args.data_dir, args.dataset
-    runs = [model for model in args.model if is_run_directory(Path(model))]
+    runs = [path for path in map(locate_model, args.model) if is_run_directory(path)]
     if runs and not (data_dir and dataset):
         from universal_embedding.training.run_directory import read_config
 
-        run = read_config(Path(runs[0]))
+        run = read_config(runs[0])
         data_dir = data_dir or run["data_dir"]
         dataset = dataset or run["config"]["data"]["dataset"]
     if not dataset:

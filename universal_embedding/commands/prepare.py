@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> None:
             count = prepare.verify_records(folder, key, show_progress=True)
             print(f"{dataset}/{key}: {count:,} images verified")
     if args.montage:
-        contact_sheet.save_contact_sheet(args.montage, data_dir, dataset, keys)
+        sheet = contact_sheet.contact_sheet(data_dir, dataset, keys)
+        contact_sheet.save_montage(sheet, args.montage)
         print(f"wrote {args.montage}")
 
 

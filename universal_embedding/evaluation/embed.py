@@ -89,37 +89,51 @@ def from_model(
     batch_size: int,
     strategy: "tf.distribute.Strategy | None" = None,
 ) -> EmbeddingSource:
-    """Makes a source of a model in memory, run on all replicas of `strategy`."""
+    """Makes a source of a model in memory.
+
+    Args:
+        name: Its name in reports.
+        model: The model, created in the scope of `strategy`.
+        batch_size: Images per replica.
+        strategy: On whose replicas, of all its hosts, the model runs; None is the current one.
+    """
     import tensorflow as tf
 
-    from universal_embedding.models.inference import embed_records, make_embed_fn
+    from universal_embedding.models.inference import RecordEmbedder
 
-    # compiled once, for all domains
-    embed_fn = make_embed_fn(model, strategy or tf.distribute.get_strategy())
-
-    def embed(records: "Records") -> np.ndarray:
-        return embed_records(embed_fn, records, model.image_size, model.resize_mode, batch_size)
-
-    return EmbeddingSource(name, embed)
+    strategy = strategy or tf.distribute.get_strategy()
+    embedder = RecordEmbedder(model, strategy, model.image_size, model.resize_mode, batch_size)
+    return EmbeddingSource(name, embedder)
 
 
-def from_backbone(spec: str, image_size: int, resize_mode: str, batch_size: int) -> EmbeddingSource:
+def from_backbone(
+    spec: str,
+    image_size: int,
+    resize_mode: str,
+    batch_size: int,
+    strategy: "tf.distribute.Strategy | None" = None,
+) -> EmbeddingSource:
     """Makes a source of a bare backbone: its features at unit length, without a projection.
 
     Args:
         spec: The backbone; see `models.backbones.load_backbone`.
         image_size: Side of the input, in pixels.
         resize_mode: `squash`, `crop` or `pad`.
-        batch_size: Images embedded at once.
+        batch_size: Images per replica.
+        strategy: On whose replicas, of all its hosts, the backbone runs; None is the current one.
     """
+    import tensorflow as tf
+
     from universal_embedding.models.backbones import load_backbone
     from universal_embedding.models.embedding_model import EmbeddingModel
 
-    backbone = load_backbone(spec, image_size)
-    model = EmbeddingModel(
-        backbone, embedding_dim=None, image_size=image_size, resize_mode=resize_mode
-    )
-    return from_model(Path(spec).name, model, batch_size)
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        backbone = load_backbone(spec, image_size)
+        model = EmbeddingModel(
+            backbone, embedding_dim=None, image_size=image_size, resize_mode=resize_mode
+        )
+    return from_model(Path(spec).name, model, batch_size, strategy)
 
 
 def from_encoder(name: str, encode: Encode, batch_size: int) -> EmbeddingSource:

@@ -10,7 +10,7 @@ import numpy as np
 
 from universal_embedding.datasets.examples import Labels
 from universal_embedding.errors import UserError
-from universal_embedding.files import atomic_write
+from universal_embedding.files import atomic_write, reporting_unreadable
 from universal_embedding.search.score_correction import correct_index, correct_queries
 
 if TYPE_CHECKING:
@@ -227,8 +227,12 @@ def _order_by_label(labels: Labels) -> np.ndarray:
 
 
 def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    needs = "it must be an .npz of string arrays `domain` and `image_id` and a floating point array"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with (
+            reporting_unreadable(path, f"{needs} `embedding`"),
+            np.load(path, allow_pickle=False) as file,
+        ):
             missing = [name for name in _NPZ_ARRAYS if name not in file]
             if missing:
                 raise UserError(
@@ -236,13 +240,10 @@ def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
                     f"of embeddings needs {', '.join(_NPZ_ARRAYS)}"
                 )
             domains, ids, embeddings = (file[name] for name in _NPZ_ARRAYS)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read as .npz with string arrays `domain` and `image_id` and a "
-            f"floating point array `embedding`: {error}"
-        ) from error
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; {needs} `embedding`") from None
     is_matrix = embeddings.ndim == 2 and np.issubdtype(embeddings.dtype, np.floating)
-    if not is_matrix or not len(domains) == len(ids) == len(embeddings):
+    if not is_matrix or not domains.shape == ids.shape == embeddings.shape[:1]:
         raise UserError(
             f"{path} has domain {domains.shape}, image_id {ids.shape} and embedding "
             f"{embeddings.shape} {embeddings.dtype}; they must be [N], [N] and [N, D] floating "

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from universal_embedding.errors import UserError
 from universal_embedding.evaluation.embed import (
     EmbeddingSource,
     QueryIndexRecords,
@@ -12,7 +13,7 @@ from universal_embedding.evaluation.embed import (
     from_model,
 )
 from universal_embedding.evaluation.embeddings import DomainEmbeddings
-from universal_embedding.evaluation.metrics import DEFAULT_METRICS
+from universal_embedding.evaluation.metrics import DEFAULT_METRICS, RelevanceLookup
 from universal_embedding.evaluation.protocol import ProtocolResult, run_protocol
 from universal_embedding.evaluation.statistics import summarize
 
@@ -38,6 +39,9 @@ class Validation:
         num_examples: Queries per domain that `images` shows; 0 for none.
         draw: Draws examples: `(domains, result, eval_sets, num_examples)` -> `[H, W, 3]` uint8 by
             domain, from the first protocol's result; None for none. See `reporting.montage`.
+
+    Raises:
+        UserError: no query has a relevant image, so there is nothing to score.
     """
 
     def __init__(
@@ -49,6 +53,13 @@ class Validation:
         num_examples: int = 6,
         draw: DrawExamples | None = None,
     ) -> None:
+        if not any(map(_has_positives, eval_sets.values())):
+            names = ", ".join(f"{e.queries.domain} {e.queries.split}" for e in eval_sets.values())
+            raise UserError(
+                f"no image of {names} has another one of its class in the index, so there is "
+                "nothing to score; prepare more images per class, or evaluate another split by "
+                "config.evals.val.split"
+            )
         self._eval_sets = eval_sets
         self._protocols, self._metrics = protocols, metrics
         self._batch_size = batch_size
@@ -86,3 +97,21 @@ class Validation:
     def images(self) -> dict[str, np.ndarray]:
         """Returns `[H, W, 3]` uint8 by domain: the images that `draw` made last."""
         return self._images
+
+
+def _has_positives(eval_set: QueryIndexRecords) -> bool:
+    """Whether any query has a relevant image, which the labels alone tell."""
+    queries, index = eval_set.queries, eval_set.index
+    domain = DomainEmbeddings(np.zeros([len(queries), 0]), queries.labels)
+    if index is not None:
+        domain = DomainEmbeddings(
+            domain.query,
+            domain.query_labels,
+            np.zeros([len(index), 0]),
+            index.labels,
+            queries.image_ids,
+            index.image_ids,
+        )
+    _, index_labels = domain.index_embeddings
+    lookup = RelevanceLookup(domain.query_labels, index_labels, domain.self_index)
+    return bool(lookup.num_positives.any())

@@ -1,6 +1,7 @@
-"""Checkpoints of a run: saving, restoring, and where a run starts from."""
+"""Checkpoints of a run: saving and restoring."""
 
-import shutil
+import contextlib
+import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,26 +11,30 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.training.model import build_model, rebuild_model
 from universal_embedding.training.run_directory import read_config
 
 CHECKPOINTS = ("best", "last", "initial")
+BEST_STATE = ("step", "evaluation", "model", "ema", "heads")  # owners that the best one keeps
 State = Mapping[str, Sequence[tf.Variable]]
 
 
 class Checkpoints:
-    """The checkpoints in a run directory.
+    """The checkpoints in a run directory, which all hosts of the run read and the chief writes.
 
-    `checkpoints/last` holds the newest ones, `checkpoints/best` the one with the best metric.
+    `checkpoints/last` holds the newest ones: everything that a run needs to resume.
+    `checkpoints/best` holds the one with the best metric: the model, its average and the heads,
+    for evaluation, export and other runs, but not the optimizer, which is most of a checkpoint.
     `tf.train.Checkpoint` writes them in the background, under another name until they are complete.
 
     Args:
         workdir: The run directory.
         state: All variables of the run, by owner, in a fixed order.
         max_to_keep: How many of the newest checkpoints to keep.
-        is_chief: Whether this process writes into the run directory; the other workers of a
-            multi-worker run must save too, and discard theirs.
+        is_chief: Whether this process writes into the run directory. Make the chief's first: it
+            removes what a killed run left.
         background: Whether training continues while a checkpoint is written.
     """
 
@@ -41,68 +46,41 @@ class Checkpoints:
         is_chief: bool = True,
         background: bool = True,
     ) -> None:
-        self._checkpoint = _checkpoint(state)
+        best = {owner: values for owner, values in state.items() if owner in BEST_STATE}
+        self._complete, self._best_only = _checkpoint(state), _checkpoint(best)
+        self._options = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=background)
+        folder = workdir / "checkpoints"
+        self._last_folder = folder / "last"
+        self._is_writer = is_chief or _needs_all_hosts(state)
+        if not self._is_writer:
+            return
         if not is_chief:
             self._scratch = tempfile.TemporaryDirectory()
-            workdir = Path(self._scratch.name)
-        self._options = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=background)
-        self._last = self._manager(workdir / "checkpoints" / "last", max_to_keep)
-        self._best = self._manager(workdir / "checkpoints" / "best", 1)
-
-    def _manager(self, folder: Path, max_to_keep: int) -> tf.train.CheckpointManager:
-        _clean(folder)
-        return tf.train.CheckpointManager(
-            self._checkpoint, str(folder), max_to_keep, checkpoint_name="step"
-        )
+            folder, max_to_keep = Path(self._scratch.name), 1
+        self._last = _make_manager(self._complete, folder / "last", max_to_keep)
+        self._best = _make_manager(self._best_only, folder / "best", 1)
 
     def save(self, step: int) -> None:
-        """Saves the state after `step` steps, in the background."""
-        self._last.save(step, options=self._options)
+        """Saves the state after `step` steps, in the background; each host must call it."""
+        if self._is_writer:
+            self._last.save(step, options=self._options)
 
     def save_best(self, step: int) -> None:
-        """Replaces the best checkpoint by the state after `step` steps."""
-        self._best.save(step, options=self._options)
+        """Replaces the best checkpoint by the model after `step` steps; each host must call it."""
+        if self._is_writer:
+            self._best.save(step, options=self._options)
 
     def wait(self) -> None:
         """Returns when everything saved so far is on disk."""
-        self._checkpoint.sync()
+        self._complete.sync()
+        self._best_only.sync()
 
     def restore_newest(self) -> str | None:
         """Restores the newest complete checkpoint; its path, or None if there is none.
 
         A damaged one is skipped with a warning.
         """
-        return _restore_first(self._checkpoint, _newest_first(Path(self._last.directory)))
-
-
-def restore_or_initialize(
-    checkpoints: Checkpoints, model_weights: Sequence[tf.Variable], init_from: Path | None = None
-) -> str:
-    """Restores the state that a run starts from, the first of these that exists.
-
-    1. The newest complete checkpoint of its own run directory: the run resumes there.
-    2. The best model of the run directory `init_from` (--init_from): a new head, step 0.
-    3. The pretrained weights of the backbone, which building the model has loaded already.
-    4. Random weights, where the backbone has none.
-
-    Args:
-        checkpoints: Those of the run.
-        model_weights: The weights of its embedding model.
-        init_from: Another run directory, or None.
-
-    Returns:
-        A description of the source, for the log.
-
-    Raises:
-        UserError: `init_from` has no complete checkpoint.
-    """
-    newest = checkpoints.restore_newest()
-    if newest:
-        return newest
-    if init_from is not None:
-        return restore(init_from, {"model": model_weights}, "best")
-    logging.info("no checkpoint to start from: using the initial weights of the backbone")
-    return "the initial weights of the backbone"
+        return _restore_first(self._complete, _newest_first(self._last_folder))
 
 
 def restore(workdir: Path, state: State, checkpoint: str) -> str:
@@ -148,7 +126,12 @@ def load_embedding_model(workdir: Path, checkpoint: str = "best") -> EmbeddingMo
         )
     config = ConfigDict(read_config(workdir)["config"])
     if checkpoint == "initial":
-        return build_model(config)
+        from universal_embedding.training.initialization import initialize_model
+
+        model = build_model(config)
+        if config.init_from:
+            initialize_model(model, as_path(config.init_from))
+        return model
     model = rebuild_model(workdir, config)
     weights = [weight.value for weight in model.weights]
     restore(workdir, {"model": weights}, checkpoint)
@@ -158,6 +141,34 @@ def load_embedding_model(workdir: Path, checkpoint: str = "best") -> EmbeddingMo
     return model
 
 
+def newest_step(workdir: Path) -> int:
+    """The step of the newest checkpoint from which a run can resume; -1 if there is none."""
+    paths = _newest_first(workdir / "checkpoints" / "last")
+    return int(Path(paths[0]).name.removeprefix("step-")) if paths else -1
+
+
+def hash_state(state: State) -> str:
+    """sha256 of the values of a run's variables."""
+    digest = hashlib.sha256()
+    for variables in state.values():
+        for variable in variables:
+            digest.update(variable.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _needs_all_hosts(state: State) -> bool:
+    """Whether hosts have values of their own, which TensorFlow combines when all of them save."""
+    variables = [variable for values in state.values() for variable in values]
+    return any(v.synchronization is tf.VariableSynchronization.ON_READ for v in variables)
+
+
+def _make_manager(
+    checkpoint: tf.train.Checkpoint, folder: Path, max_to_keep: int
+) -> tf.train.CheckpointManager:
+    _clean(folder)
+    return tf.train.CheckpointManager(checkpoint, str(folder), max_to_keep, checkpoint_name="step")
+
+
 def _checkpoint(state: State) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(**{owner: list(variables) for owner, variables in state.items()})
 
@@ -165,7 +176,8 @@ def _checkpoint(state: State) -> tf.train.Checkpoint:
 def _clean(folder: Path) -> None:
     """Removes what a killed save left, and rebuilds a damaged list of the checkpoints."""
     for unfinished in folder.glob("step-*_temp"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            as_path(unfinished).rmtree()
     paths = _newest_first(folder)
     try:
         has_list = tf.train.get_checkpoint_state(str(folder)) is not None
@@ -176,7 +188,7 @@ def _clean(folder: Path) -> None:
             "%s is damaged: rebuilt from the checkpoints beside it", folder / "checkpoint"
         )
         oldest_first = paths[::-1]
-        times = [Path(f"{path}.index").stat().st_mtime for path in oldest_first]
+        times = [tf.io.gfile.stat(f"{path}.index").mtime_nsec / 1e9 for path in oldest_first]
         tf.compat.v1.train.update_checkpoint_state(
             str(folder), paths[0], oldest_first, all_model_checkpoint_timestamps=times
         )
@@ -208,6 +220,6 @@ def _restore_first(checkpoint: tf.train.Checkpoint, paths: Sequence[str]) -> str
 
 def _read_all_tensors(path: str) -> None:
     """Reads every tensor, which verifies its checksum, before any variable is changed."""
-    reader = tf.train.load_checkpoint(path)
+    reader = tf.compat.v1.train.NewCheckpointReader(path)
     for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)

@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from universal_embedding.errors import UserError
 from universal_embedding.input.augmentation_config import AugmentationConfig
@@ -20,6 +21,9 @@ def base_config() -> ConfigDict:
     """
     config = ConfigDict()
     config.seed = 0
+    # Run directory or SavedModel whose model a new run starts from; empty: the backbone's weights.
+    config.init_from = ""
+    config.init_head = False  # also take the run's classes, matched by domain and id
 
     config.data = ConfigDict()
     config.data.dataset = ""  # prepared data set, a directory in --data_dir
@@ -43,6 +47,7 @@ def base_config() -> ConfigDict:
     config.model.image_size = 224
     config.model.resize_mode = "squash"  # or "crop", "pad"
     config.model.embedding_dim = 64  # 0: no projection
+    config.model.projection_bias = False  # True: bias, over unit features (also UDON's teachers)
     config.model.dropout = 0.0  # on the features
     config.model.freeze_batch_norm = True  # use the stored statistics during training
     config.model.dtype_policy = "float32"  # or "mixed_bfloat16", "mixed_float16"
@@ -54,6 +59,7 @@ def base_config() -> ConfigDict:
     config.head.margin = 0.0
     config.head.class_margin = 0.0  # added per class: class_margin * size ** -class_margin_power
     config.head.class_margin_power = 0.25
+    config.head.class_margin_range = ()  # (least, most) of these margins; empty: no limits
     config.head.num_subcenters = 1
     config.head.joint = True  # one softmax over the classes of all domains, or one per domain
     config.head.softmax_impl = "auto"  # or "full", "chunked"
@@ -69,9 +75,13 @@ def base_config() -> ConfigDict:
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # any Keras optimizer
-    # Decoupled: each step subtracts learning_rate * decay * weight, but not of biases and norms.
+    config.optimizer.momentum = 0.9  # of sgd
+    # Decoupled: each step subtracts learning_rate * decay * weight, but not of
+    # biases, norms, class tokens and position embeddings.
     config.optimizer.weight_decay = ConfigDict({"backbone": 1e-6, "projection": 1e-6, "head": 1e-6})
     config.optimizer.clip_norm = 0.0  # global norm of all gradients; 0: no clipping
+    # Slices of each batch that share their memory, one after another; the gradient is the batch's.
+    config.optimizer.gradient_accumulation_steps = 1
     config.optimizer.ema_decay = 0.0  # moving average of the weights; 0: none
 
     config.stages = ()  # of `stage(...)`
@@ -79,6 +89,7 @@ def base_config() -> ConfigDict:
     config.steps_per_execution = 50  # upper limit of the steps in one call of the compiled loop
     config.log_every_steps = 50
     config.checkpoint_every_steps = 500  # also at the end of each stage
+    config.checkpoint_every_minutes = 15.0  # also by time; 0: by steps only
     config.max_to_keep = 3  # newest checkpoints
     config.best_metric = "val/merged/mean/r_at_1"  # its maximum selects the best checkpoint
     config.jit_compile = False  # XLA; always on for TPU
@@ -106,8 +117,8 @@ def _losses() -> ConfigDict:
     losses.udon = ConfigDict({"weight": 0.0})  # online distillation, arXiv 2406.08332
     losses.udon.teacher_dim = 256  # dimension of the teachers' embeddings
     losses.udon.class_temperature = 0.1
-    # Where distillation gradients stop: "projection" or "backbone".
-    losses.udon.stop_gradient_at = "projection"
+    # Where distillation gradients stop: "backbone" (they reach it) or "projection".
+    losses.udon.stop_gradient_at = "backbone"
     losses.udon.term_weights = (1.0, 1.0, 1.0, 1.0)  # teacher, student, logits, similarities
 
     losses.supcon = ConfigDict({"weight": 0.0})  # supervised contrastive, arXiv 2004.11362
@@ -131,16 +142,26 @@ def stage(**fields: Any) -> ConfigDict:
     config.steps = 0
     config.input = "images"  # or "features": cached outputs of the frozen backbone
     config.image_size = 0  # 0: the model's
+    config.batch_size = 0  # over all replicas and hosts; 0: config.data.batch_size
     config.domains = ()  # empty: all domains of the run
+    config.augmentation = ConfigDict()  # fields that differ from config.augmentation
+    config.dropout = placeholder(float)  # None: config.model.dropout
+    config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.backbone_lr = 0.0  # peak learning rates; 0: not trained
     config.projection_lr = 0.0
     config.head_lr = 0.0
     config.trainable_blocks = 0  # train only this many blocks at the backbone's end; 0: all
     config.layer_decay = 1.0  # factor on the backbone's learning rate from each block to the lower
-    config.schedule = "cosine"  # "constant", "cosine" or "linear", after the warmup
+    config.schedule = "cosine"  # "constant", "cosine", "linear" or "step", after the warmup
+    config.milestones = ()  # "step": steps of the stage at which the learning rates change
+    config.milestone_factor = 0.1  # "step": factor at each milestone
     config.warmup_steps = 0  # linear warmup from 0
-    config.margin_warmup_steps = 0  # steps in which the head's margin grows from 0
+    config.margin = placeholder(float)  # None: config.head.margin
+    config.margin_start = 0.0  # margin at the beginning of its warmup
+    config.margin_warmup_steps = 0  # steps in which the margin grows from margin_start
+    config.margin_levels = 0  # equal jumps in which it grows, the first level included; 0: linearly
     config.lock()
+    config.augmentation.unlock()
     config.update(fields)
     return config
 
@@ -220,9 +241,12 @@ def shrink(config: ConfigDict) -> ConfigDict:
     config.model.update(dtype_policy="float32", remat=False)
     for stage_config in config.stages:
         steps = min(stage_config.steps, 4)
+        milestones = (step * steps // stage_config.steps for step in stage_config.milestones)
         stage_config.update(
             steps=steps,
             image_size=0,
+            batch_size=min(stage_config.batch_size, 4),
+            milestones=tuple(sorted(set(milestones) - {0})),
             warmup_steps=min(stage_config.warmup_steps, steps),
             margin_warmup_steps=min(stage_config.margin_warmup_steps, steps),
         )

@@ -1,7 +1,8 @@
 """The batches of a training stage, on every replica of a strategy."""
 
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +11,7 @@ from ml_collections import ConfigDict
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
+from universal_embedding.files import is_remote, scratch_for
 from universal_embedding.input.batch_sampler import BatchSampler
 from universal_embedding.input.images import AugmentationConfig
 from universal_embedding.input.pipeline import (
@@ -18,9 +20,14 @@ from universal_embedding.input.pipeline import (
     record_batches,
     training_batches,
 )
+from universal_embedding.models.distribution import (
+    all_gather_text,
+    assert_files_on_host,
+    distribute,
+    num_hosts_and_id,
+)
 from universal_embedding.training.feature_cache import cache_features
 from universal_embedding.training.schedule import Stage
-from universal_embedding.training.strategy import all_reduce_max
 
 if TYPE_CHECKING:
     from universal_embedding.training.experiment import Experiment
@@ -29,8 +36,22 @@ FEATURE_BATCH_SIZE = 64  # for the feature cache
 BATCHING = ("mixed", "per_domain")
 
 
-def make_batch_sampler(config: ConfigDict, records: Mapping[str, Records]) -> BatchSampler:
+def make_batch_sampler(
+    config: ConfigDict,
+    records: Mapping[str, Records],
+    domains: Sequence[str] = (),
+    batch_size: int = 0,
+) -> BatchSampler:
     """Makes the batch sampler of `config.data`.
+
+    In a stage that selects domains or has a batch size of its own, batches are those of a run that
+    had them from its first step.
+
+    Args:
+        config: The config of the run.
+        records: The run's training records by domain, to which `config.data.domain_weights` refer.
+        domains: The domains to sample; empty: all.
+        batch_size: Images per step; 0: that of the config.
 
     Raises:
         UserError: the sampler, its weights or the batch size do not fit the records.
@@ -45,10 +66,11 @@ def make_batch_sampler(config: ConfigDict, records: Mapping[str, Records]) -> Ba
                 f"config.data.domain_weights has {len(data.domain_weights)} values for the "
                 f"{len(records)} domains {', '.join(records)}; give one for each, in this order"
             )
-        sampler = dict(zip(records, data.domain_weights, strict=True))
+        weights = dict(zip(records, data.domain_weights, strict=True))
+        sampler = {domain: weights[domain] for domain in domains or records}
     return BatchSampler(
-        records,
-        data.batch_size,
+        {domain: records[domain] for domain in domains or records},
+        batch_size or data.batch_size,
         seed=config.seed,
         sampler=sampler,
         temperature=data.temperature,
@@ -82,7 +104,7 @@ def stage_batches(
         rows["teacher"] = list(teacher_rows.values())
     if stage.input == "features":
         features = cache_features(
-            experiment.workdir / "features",
+            _cache_folder(experiment, "features"),
             records,
             experiment.model,
             experiment.strategy,
@@ -95,7 +117,13 @@ def stage_batches(
     if experiment.data_service and stage.input == "images":
         data_service = DataService(experiment.data_service, _job_name(experiment.strategy))
 
+    files = [str(r.filename) for table in rows.values() for r in table if isinstance(r, np.memmap)]
+    if stage.input == "images":
+        files += [r.shard_paths[0] for r in records.values()]
+
     def make_dataset(num_hosts: int, host_id: int) -> tf.data.Dataset:
+        if num_hosts > 1:
+            assert_files_on_host(files, host_id)
         if stage.input == "features":
             dataset = record_batches(records, sampler, step, num_hosts, host_id)
         else:
@@ -130,39 +158,25 @@ def remap_domains(dataset: tf.data.Dataset, positions: Sequence[int]) -> tf.data
     return dataset.map(lambda batch: {**batch, "domain": tf.gather(table, batch["domain"])})
 
 
-def distribute(
-    make_dataset: Callable[[int, int], tf.data.Dataset], strategy: tf.distribute.Strategy
-) -> Iterator:
-    """Returns an iterator of per-replica batches.
-
-    Args:
-        make_dataset: `(num_hosts, host_id)` -> the host's data set of its slices of the batches.
-        strategy: The replicas of a host get consecutive slices of its batch.
-    """
-
-    def host_dataset(context: tf.distribute.InputContext) -> tf.data.Dataset:
-        num_hosts = context.num_input_pipelines
-        dataset = make_dataset(num_hosts, context.input_pipeline_id)
-        host_batch_size = dataset.element_spec["label"].shape[0]
-        replica_batch_size = host_batch_size * num_hosts // strategy.num_replicas_in_sync
-        if replica_batch_size != host_batch_size:
-            dataset = dataset.rebatch(replica_batch_size, drop_remainder=True)
-        # Without it, workers expect the data set to end, and with it batches of unknown size.
-        return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
-
-    return iter(strategy.distribute_datasets_from_function(host_dataset))
-
-
 def _job_name(strategy: tf.distribute.Strategy) -> str:
     """A new name on which all hosts agree: a job of an earlier run would be at another step."""
-    names = [float(random.SystemRandom().randrange(2**24)) for _ in range(4)]
-    return "-".join(f"{int(name):06x}" for name in all_reduce_max(names, strategy))
+    return all_gather_text(uuid.uuid4().hex, strategy)[0]
 
 
 def _augmentation(config: ConfigDict, stage: Stage) -> AugmentationConfig:
     return AugmentationConfig(
-        size=stage.image_size, resize_mode=config.model.resize_mode, **config.augmentation
+        size=stage.image_size, resize_mode=config.model.resize_mode, **stage.augmentation
     )
+
+
+def _cache_folder(experiment: "Experiment", name: str) -> Path:
+    """The directory of cached rows, which all hosts of the run map into memory."""
+    if is_remote(experiment.workdir) and num_hosts_and_id(experiment.strategy)[0] > 1:
+        raise UserError(
+            f"--workdir={experiment.workdir} is not a disk, and the hosts of the run must share "
+            f"the {name} that they map into memory; give a directory that all hosts mount"
+        )
+    return scratch_for(experiment.workdir / name)
 
 
 def _teacher_rows(
@@ -178,7 +192,7 @@ def _teacher_rows(
                 "config.distillation.cache_teachers has no embeddings of mixed images; set it to "
                 "False, or config.augmentation.mixup and config.augmentation.cutmix to 0"
             )
-        folder = experiment.workdir / "teachers"
+        folder = _cache_folder(experiment, "teachers")
         return teachers.cached_embeddings(folder, records, experiment.strategy, show_progress)
     with experiment.strategy.scope():
         teachers.load()

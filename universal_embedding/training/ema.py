@@ -26,12 +26,8 @@ class ExponentialMovingAverage:
     def __init__(self, weights: Sequence[tf.Variable], decay: float) -> None:
         self.weights = [weight for weight in weights if weight.dtype.is_floating]
         self.decay = decay
-        self.averages = [
-            tf.Variable(
-                weight, trainable=False, aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
-            )
-            for weight in self.weights
-        ]
+        # Weights are equal on all replicas, and so are averages that each updates by itself.
+        self.averages = [tf.Variable(weight, trainable=False) for weight in self.weights]
 
     def reset(self) -> None:
         """Sets the averages to the current weights; call it outside of replica contexts."""

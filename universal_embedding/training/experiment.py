@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
@@ -13,15 +14,18 @@ from ml_collections import ConfigDict
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.input.batch_sampler import BatchSampler
+from universal_embedding.input.record_reader import dense_labels
+from universal_embedding.models.distribution import num_hosts_and_id
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.private_apis import flatten_layers
 from universal_embedding.training.data import make_batch_sampler
 from universal_embedding.training.domain_reweighter import DomainReweighter
 from universal_embedding.training.ema import ExponentialMovingAverage
+from universal_embedding.training.log_means import LogMeans
 from universal_embedding.training.losses import Loss, LossContext, loss_names, make_losses
 from universal_embedding.training.model import build_model
 from universal_embedding.training.param_groups import ParamGroup, make_param_groups
 from universal_embedding.training.schedule import Stage, read_stages
-from universal_embedding.training.strategy import num_hosts_and_id
 from universal_embedding.training.teachers import Teachers
 from universal_embedding.training.train_step import LossScale
 
@@ -46,6 +50,7 @@ class Experiment:
         loss_scale: Dynamic loss scale for float16, or None.
         teachers: Trained models to distill from, or None.
         reweighter: Domain weights that follow the losses, or None.
+        log_means: Means of the losses since they were logged last.
         data_service: Address of a tf.data service that makes the images, or empty.
     """
 
@@ -60,6 +65,7 @@ class Experiment:
     step: tf.Variable
     best_score: tf.Variable
     last_eval_step: tf.Variable
+    log_means: LogMeans
     ema: ExponentialMovingAverage | None = None
     loss_scale: LossScale | None = None
     teachers: Teachers | None = None
@@ -74,6 +80,7 @@ class Experiment:
         workdir: Path,
         strategy: tf.distribute.Strategy,
         data_service: str = "",
+        pretrained: bool = True,
     ) -> "Experiment":
         """Builds everything that a config describes.
 
@@ -83,19 +90,24 @@ class Experiment:
             workdir: The run directory.
             strategy: The distribution strategy.
             data_service: Address of a tf.data service that makes the images: `grpc://host:port`.
+            pretrained: Whether the backbone has its pretrained weights, or random ones.
 
         Raises:
             UserError: a value of the config cannot be used.
         """
         records = dict(records)
-        stages = read_stages(config.stages, config.model.image_size)
-        _check_batch_size(config, strategy)
+        stages = read_stages(config)
+        for stage in stages:
+            _check_batch_size(stage, strategy)
         _check_stage_domains(config, stages, records)
+        model = build_model(config, strategy, pretrained)
+        if not config.model.freeze_batch_norm:
+            _synchronize_batch_norm(model, config, strategy)
         with strategy.scope():
-            model = build_model(config)
             pattern = config.distillation.teachers
             teachers = Teachers(pattern, list(records)) if pattern else None
             losses = make_losses(LossContext(config, model, _class_sizes(records), teachers))
+            _check_accumulation(config, stages, losses, strategy)
             reweighter = (
                 DomainReweighter(config.data, list(records), loss_names(losses))
                 if config.data.reweight_every_steps
@@ -103,6 +115,7 @@ class Experiment:
             )
             step = _variable(0, tf.int64)
             best_score, last_eval_step = _variable(-1.0, tf.float32), _variable(0, tf.int64)
+            log_means = LogMeans(len(loss_names(losses)), len(records))
             param_groups = make_param_groups(model, losses, stages, config.optimizer, step)
             loss_scale = LossScale() if config.model.dtype_policy == "mixed_float16" else None
             decay = config.optimizer.ema_decay
@@ -120,6 +133,7 @@ class Experiment:
             step=step,
             best_score=best_score,
             last_eval_step=last_eval_step,
+            log_means=log_means,
             ema=ema,
             loss_scale=loss_scale,
             teachers=teachers,
@@ -147,7 +161,7 @@ class Experiment:
 
     def batch_sampler(self, stage: Stage) -> BatchSampler:
         """The batch sampler of a stage, with the current domain weights."""
-        sampler = make_batch_sampler(self.config, self.stage_records(stage))
+        sampler = make_batch_sampler(self.config, self.records, stage.domains, stage.batch_size)
         return self.reweighter.apply(sampler) if self.reweighter else sampler
 
     def domain_weights(self, stage: Stage) -> Mapping[str, float]:
@@ -177,6 +191,7 @@ class Experiment:
             "optimizers": [v.value for optimizer in optimizers for v in optimizer.variables],
             "ema": self.ema.averages if self.ema else [],
             "reweighter": self.reweighter.variables if self.reweighter else [],
+            "log_means": self.log_means.variables,
             "loss_scale": self.loss_scale.variables if self.loss_scale else [],
         }
 
@@ -196,25 +211,83 @@ class Experiment:
 
 
 def _variable(value: float, dtype: tf.DType) -> tf.Variable:
-    aggregation = tf.VariableAggregation.ONLY_FIRST_REPLICA
-    return tf.Variable(value, dtype=dtype, trainable=False, aggregation=aggregation)
+    return tf.Variable(value, dtype=dtype, trainable=False)
 
 
 def _class_sizes(records: Mapping[str, Records]) -> dict[str, np.ndarray]:
-    """Training images of each class, `[C_d]` int64 by domain."""
-    return {
-        domain: np.unique(domain_records.labels.values, return_counts=True)[1]
-        for domain, domain_records in records.items()
-    }
+    """Training images of each class, `[C_d]` int64 by domain.
+
+    Raises:
+        UserError: a record has several labels.
+    """
+    return {domain: np.bincount(dense_labels(r)) for domain, r in records.items()}
 
 
-def _check_batch_size(config: ConfigDict, strategy: tf.distribute.Strategy) -> None:
+def _synchronize_batch_norm(
+    model: EmbeddingModel, config: ConfigDict, strategy: tf.distribute.Strategy
+) -> None:
+    """Makes batch norm normalize by the whole batch, not by each replica's slice of it.
+
+    Raises:
+        UserError: training would depend on the number of replicas, or cannot be compiled.
+    """
+    if strategy.num_replicas_in_sync == 1:
+        return
+    layers = flatten_layers(model.backbone)
+    rate = max((getattr(layer, "rate", 0) for layer in layers), default=0)
+    if rate:
+        raise UserError(
+            f"config.model.freeze_batch_norm=False trains with the backbone's dropout of {rate}, "
+            f"which differs between 1 replica and {strategy.num_replicas_in_sync}; freeze it, and "
+            "use config.model.dropout"
+        )
+    norms = [layer for layer in layers if isinstance(layer, keras.layers.BatchNormalization)]
+    if norms and config.jit_compile and not isinstance(strategy, tf.distribute.TPUStrategy):
+        raise UserError(
+            "config.model.freeze_batch_norm=False takes statistics over all replicas within the "
+            "backbone, which XLA cannot compile there; set config.jit_compile=False"
+        )
+    for layer in norms:
+        layer.synchronized = True
+
+
+def _check_accumulation(
+    config: ConfigDict,
+    stages: list[Stage],
+    losses: Mapping[str, tuple[float, Loss]],
+    strategy: tf.distribute.Strategy,
+) -> None:
+    """Refuses to accumulate gradients that would not be those of the whole batch."""
+    name, replicas = "config.optimizer.gradient_accumulation_steps", strategy.num_replicas_in_sync
+    steps = config.optimizer.gradient_accumulation_steps
+    if steps == 1:
+        return
+    for stage in stages:
+        if steps < 1 or stage.batch_size % (steps * replicas):
+            raise UserError(
+                f"{name} is {steps}, and the batch of {stage.batch_size} of {stage.name!r} has no "
+                f"so many equal slices on {replicas} replicas; give a divisor of its size on one"
+            )
+    for loss_name, (_, loss) in losses.items():
+        if loss.uses_whole_batch:
+            raise UserError(
+                f"{name} is {steps}, but config.losses.{loss_name} compares the examples of a "
+                "batch with one another; set it to 1, and config.model.remat=True to save memory"
+            )
+    if not config.model.freeze_batch_norm:
+        raise UserError(
+            f"{name} is {steps}, but config.model.freeze_batch_norm=False takes statistics of the "
+            "whole batch; set one of them to its default"
+        )
+
+
+def _check_batch_size(stage: Stage, strategy: tf.distribute.Strategy) -> None:
     num_hosts, _ = num_hosts_and_id(strategy)
-    replicas, size = strategy.num_replicas_in_sync, config.data.batch_size
+    replicas, size = strategy.num_replicas_in_sync, stage.batch_size
     if size < 1 or size % replicas or size % num_hosts:
         raise UserError(
-            f"config.data.batch_size is {size}, which does not divide equally over {replicas} "
-            f"replicas on {num_hosts} hosts; give a multiple of {replicas}"
+            f"the batch size of {stage.name!r} is {size}, which does not divide equally over "
+            f"{replicas} replicas on {num_hosts} hosts; give a multiple of {replicas}"
         )
 
 

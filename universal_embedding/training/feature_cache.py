@@ -1,9 +1,11 @@
 """Embeddings or backbone features of all training images, computed once and kept on disk."""
 
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import IO
 
 import keras
 import numpy as np
@@ -12,36 +14,41 @@ from tqdm import tqdm
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.files import atomic_write
+from universal_embedding.models.distribution import all_gather_text, num_hosts_and_id
 from universal_embedding.models.embedding_model import EmbeddingModel
-from universal_embedding.models.inference import embed_records, make_embed_fn
+from universal_embedding.models.inference import RecordEmbedder
 
 
 class FeatureCache:
     """One row for each training image, in `folder/<domain>.npy`: `[N, D]` float32.
 
-    A file appears under its name only when it is complete, so an interrupted computation resumes
-    with the domains that are missing. `folder/<domain>.key` identifies the images and the model
-    that a file was computed from; a file of others is computed again.
+    A file appears under its name only when it is complete. Until then, its rows are appended to a
+    hidden file, and an interrupted computation resumes after the last of them.
+    `folder/<domain>.key` identifies the images and the model that a file was computed from; a file
+    of others is computed again.
 
     Args:
-        folder: Directory of the files; made if missing.
+        folder: Directory of the files, which all hosts share; made if missing.
+        strategy: Distributes the computation; the chief of its hosts writes.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, strategy: tf.distribute.Strategy) -> None:
+        self.folder, self._strategy = folder, strategy
+        self._is_chief = num_hosts_and_id(strategy)[1] == 0
 
     def missing(self, records: Mapping[str, Records], model_key: str) -> list[str]:
-        """The domains without a file of these images and this model.
+        """The domains without a file of these images and this model; each host must call it.
 
         Args:
             records: Images by domain.
             model_key: Identifies the model; see `hash_weights`. Empty: any model.
         """
-        return [
+        domains = [
             domain
             for domain, domain_records in records.items()
-            if not self._is_current(domain, domain_records, model_key)
+            if self._is_chief and not self._is_current(domain, domain_records, model_key)
         ]
+        return json.loads(all_gather_text(json.dumps(domains), self._strategy)[0])
 
     def _is_current(self, domain: str, records: Records, model_key: str) -> bool:
         try:
@@ -65,54 +72,112 @@ class FeatureCache:
         self,
         records: Mapping[str, Records],
         model_key: str,
-        embed_fn: Callable[[tf.Tensor], np.ndarray],
-        dim: int,
-        image_size: int,
-        resize_mode: str,
-        batch_size: int,
+        embedder: RecordEmbedder,
         description: str,
         show_progress: bool = True,
     ) -> None:
         """Writes the files of all `records`, from whole images as in evaluation.
 
         Args:
-            records: Images by domain.
+            records: Images by domain; each host must call it with the same.
             model_key: Identifies the model.
-            embed_fn: `[b, S, S, 3]` float32 in 0..255 -> `[b, D]` float32.
-            dim: D.
-            image_size: S, in pixels.
-            resize_mode: See `input.resizing.resize`.
-            batch_size: Images per call of `embed_fn`.
+            embedder: The model.
             description: Label of the progress bar.
             show_progress: Whether to show the progress bar.
         """
         total = sum(map(len, records.values()))
         with tqdm(total=total, unit="image", desc=description, disable=not show_progress) as bar:
             for domain, domain_records in records.items():
-                with atomic_write(self._path(domain), "wb") as file:
-                    rows = np.lib.format.open_memmap(
-                        file.name, "w+", np.float32, (len(domain_records), dim)
-                    )
-                    # A full disk is an error here; later, the map would end the process.
-                    os.posix_fallocate(file.fileno(), 0, os.path.getsize(file.name))
-                    embed_records(
-                        embed_fn,
-                        domain_records,
-                        image_size,
-                        resize_mode,
-                        batch_size,
-                        out=rows,
-                        progress_bar=bar,
-                    )
-                    rows.flush()
-                with atomic_write(self._key_path(domain)) as file:
-                    file.write(f"{_hash_images(domain_records)}\n{model_key}")
+                keys = f"{_hash_images(domain_records)}\n{model_key}"
+                with self._open_partial(domain, len(domain_records), keys) as partial:
+                    num_done = all_gather_text(str(partial.num_rows), self._strategy)[0]
+                    bar.update(int(num_done))
+                    for rows in embedder.embed_blocks(domain_records, int(num_done)):
+                        partial.append(rows)
+                        bar.update(len(rows))
+                    partial.finish(self._path(domain))
+                if self._is_chief:
+                    with atomic_write(self._key_path(domain)) as file:
+                        file.write(keys)
+        all_gather_text("", self._strategy)  # the other hosts read what the chief has written
+
+    def _open_partial(self, domain: str, num_rows: int, keys: str) -> "_PartialRows":
+        if not self._is_chief:
+            return _PartialRows(None, num_rows)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = f".{domain}.{hashlib.sha256(keys.encode()).hexdigest()[:16]}.partial"
+        for path in self.folder.glob(f".{domain}.*.partial"):
+            if path.name != name:
+                path.unlink(missing_ok=True)  # of other images, or of another model
+        return _PartialRows(self.folder / name, num_rows)
 
     def _path(self, domain: str) -> Path:
         return self.folder / f"{domain}.npy"
 
     def _key_path(self, domain: str) -> Path:
         return self.folder / f"{domain}.key"
+
+
+class _PartialRows:
+    """An `.npy` file of `[N, D]` float32 to which rows are appended, now or in the next run.
+
+    Args:
+        path: The unfinished file; None, on hosts that do not write, drops the rows.
+        total: N.
+
+    Attributes:
+        num_rows: Rows in the file.
+    """
+
+    def __init__(self, path: Path | None, total: int) -> None:
+        self._path, self._total, self.num_rows = path, total, 0
+        self._file: IO[bytes] | None = None
+        if path is not None and path.exists():
+            self._file = path.open("r+b")
+            self.num_rows = self._resume(self._file)
+
+    def __enter__(self) -> "_PartialRows":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def append(self, rows: np.ndarray) -> None:
+        """Appends `[n, D]` float32."""
+        if self._path is None:
+            return
+        if self._file is None:
+            self._file = self._path.open("wb")
+            header = {"descr": "<f4", "fortran_order": False, "shape": (self._total, rows.shape[1])}
+            np.lib.format.write_array_header_1_0(self._file, header)
+        self._file.write(np.ascontiguousarray(rows, "<f4").data)
+        self._file.flush()
+        self.num_rows += len(rows)
+
+    def finish(self, path: Path) -> None:
+        """Gives the file its name, once it has all rows."""
+        if self._file is not None and self._path is not None:
+            os.fsync(self._file.fileno())
+            self._path.replace(path)
+
+    def _resume(self, file: IO[bytes]) -> int:
+        """Cuts off what is no whole row, and returns the number of rows."""
+        try:
+            np.lib.format.read_magic(file)
+            (total, dim), _, dtype = np.lib.format.read_array_header_1_0(file)
+        except ValueError:  # killed while writing the header
+            total, dim, dtype = 0, 1, np.dtype("<f4")
+        start = file.tell()
+        if (total, dtype) != (self._total, np.dtype("<f4")):
+            file.close()
+            self._file = None
+            return 0
+        row_bytes = 4 * dim
+        num_rows = min((os.fstat(file.fileno()).st_size - start) // row_bytes, self._total)
+        file.seek(start + num_rows * row_bytes)
+        file.truncate()
+        return num_rows
 
 
 def hash_weights(model: keras.Model) -> str:
@@ -145,24 +210,23 @@ def cache_features(
         records: Images by domain.
         model: Its backbone computes the features.
         strategy: Distributes the computation.
-        batch_size: Images per call of the backbone.
+        batch_size: Images per replica.
         show_progress: Whether to show a progress bar.
 
     Returns:
         `[N, F]` float32 by domain, memory-mapped.
     """
-    cache = FeatureCache(folder)
+    cache = FeatureCache(folder, strategy)
     model_key = f"{hash_weights(model.backbone)} {model.image_size} {model.resize_mode}"
     missing = cache.missing(records, model_key)
     if missing:
+        embedder = RecordEmbedder(
+            model.features, strategy, model.image_size, model.resize_mode, batch_size
+        )
         cache.compute(
             {domain: records[domain] for domain in missing},
             model_key,
-            make_embed_fn(model.features, strategy),
-            model.backbone.output_shape[-1],
-            model.image_size,
-            model.resize_mode,
-            batch_size,
+            embedder,
             "features",
             show_progress,
         )

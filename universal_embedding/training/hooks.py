@@ -13,20 +13,25 @@ To log one more number, write a hook and pass it to `train` with the others:
     train(experiment, [*default_hooks(experiment), WeightNormHook()])
 """
 
+import json
 import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
 from universal_embedding.input.corrupt_images import report_corrupt_image
+from universal_embedding.models.distribution import all_gather_text
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.data import stage_batches, stage_examples
 from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.fingerprint import finish_fingerprint
 from universal_embedding.training.metric_writer import MetricWriter
+from universal_embedding.training.performance import StepTimer
 from universal_embedding.training.schedule import Stage, learning_rate_at
 from universal_embedding.training.shutdown import GracefulShutdown
 
@@ -47,6 +52,8 @@ class TrainerContext:
         writer: Progress bar and metrics; silent on workers other than the chief.
         shutdown: The signals received by this process.
         started_from: Where the restored state is from.
+        start_time: `time.monotonic()` at which this process started the run.
+        elapsed_seconds: Time since then, agreed on by all hosts.
         stop_signal: The signal for which the run stops after the hooks, agreed on by all hosts.
         is_chief: Whether this process writes into the run directory.
         is_single_host: Whether this process is the only one of the run.
@@ -62,6 +69,8 @@ class TrainerContext:
     started_from: str
     is_chief: bool
     is_single_host: bool
+    start_time: float = field(default_factory=time.monotonic)
+    elapsed_seconds: float = 0.0
     stop_signal: signal.Signals | None = None
 
 
@@ -73,10 +82,16 @@ class StepResults:
         loss_sums: `[steps, losses + 1, domains]` float32: the sums of `experiment.loss_names` over
             the examples of each domain, and the number of examples.
         grad_norms: `[steps]` float32, the global norm of all gradients.
+        fingerprints: `[steps]` int64, of the images of each batch; see `finish_fingerprint`.
+        times: `[steps + 1, 2]` float64, in seconds: when the batch of each step was ready, and when
+            the step was done. The first row is the time before the first step, twice. Without a
+            clock (deterministic ops), the former are NaN and the latter evenly spaced.
     """
 
     loss_sums: np.ndarray
     grad_norms: np.ndarray
+    fingerprints: np.ndarray
+    times: np.ndarray
 
 
 class Hook:
@@ -149,27 +164,25 @@ class ReweightHook(Hook):
 
 
 class LogHook(Hook):
-    """Writes mean losses, learning rates, gradient norm and speed."""
+    """Writes mean losses, learning rates, gradient norm and speed; see `StepTimer`."""
 
     def __init__(self, every_steps: int) -> None:
         self.every_steps = every_steps
-        self._sums: list[np.ndarray] = []
-        self._grad_norms: list[np.ndarray] = []
 
     def before_stage(self, context: TrainerContext) -> None:
-        """Starts new means and leaves the time before the stage out of the speed."""
-        self._sums, self._grad_norms = [], []
+        """Leaves the time before the stage out of the speed."""
+        self._timer = StepTimer(context.experiment, context.stage)
         context.writer.pause_timer()
 
     def after_steps(self, context: TrainerContext, results: StepResults) -> None:
         """Moves the progress bar; when due, writes the means since the last time."""
-        self._sums.append(results.loss_sums.sum(axis=0))
-        self._grad_norms.append(results.grad_norms)
-        context.writer.update_progress(context.step)
-        if not self.is_due(context.step, context.stage):
-            return
         experiment, step = context.experiment, context.step
-        *losses, counts = np.sum(self._sums, axis=0)
+        experiment.log_means.update(results.loss_sums, results.grad_norms)
+        self._timer.update(results.times)
+        context.writer.update_progress(step)
+        if not self.is_due(step, context.stage):
+            return
+        losses, counts, grad_norm = experiment.log_means.pop()
         metrics = {}
         for name, loss_by_domain in zip(experiment.loss_names, losses, strict=True):
             metrics[name] = loss_by_domain.sum() / counts.sum()
@@ -179,9 +192,9 @@ class LogHook(Hook):
         for group in context.stage.learning_rates:
             rate = learning_rate_at(experiment.stages, group, 0, step - 1)
             metrics[f"lr/{group}"] = float(rate)
-        metrics["grad_norm"] = float(np.concatenate(self._grad_norms).mean())
-        context.writer.write_train_scalars(step, metrics)
-        self._sums, self._grad_norms = [], []
+        metrics["grad_norm"] = grad_norm
+        metrics["data_fingerprint"] = finish_fingerprint(results.fingerprints[-1])
+        context.writer.write_train_scalars(step, metrics | self._timer.pop())
 
 
 class EvalHook(Hook):
@@ -231,7 +244,9 @@ class EvalHook(Hook):
         with experiment.ema_weights(), context.shutdown.interruptible(context.is_single_host):
             for name in names:
                 values = self._evaluators[name](experiment.model, experiment.strategy)
-                scores |= {f"{name}/{metric}": value for metric, value in values.items()}
+                scores |= {f"{name}/{metric}": float(value) for metric, value in values.items()}
+        # All hosts have computed them; those of the chief count, so that no digit can differ.
+        scores = json.loads(all_gather_text(json.dumps(scores), experiment.strategy)[0])
         writer.write_scalars(step, scores)
         for name in names:
             self._write_images(context, name)
@@ -265,15 +280,24 @@ class EvalHook(Hook):
 
 
 class CheckpointHook(Hook):
-    """Saves the complete state."""
+    """Saves the complete state.
 
-    def __init__(self, every_steps: int) -> None:
-        self.every_steps = every_steps
+    Args:
+        every_steps: Also at the end of each stage; 0: only there.
+        every_minutes: Also when so much time has passed since the last one; 0: only by steps.
+    """
+
+    def __init__(self, every_steps: int, every_minutes: float = 0.0) -> None:
+        self.every_steps, self._every_seconds = every_steps, 60.0 * every_minutes
+        self._saved_at = 0.0
 
     def after_steps(self, context: TrainerContext, results: StepResults) -> None:
         """Saves when due; before the run stops for a signal, the trainer does."""
-        if context.stop_signal is None and self.is_due(context.step, context.stage):
+        seconds = context.elapsed_seconds - self._saved_at
+        is_late = 0 < self._every_seconds <= seconds
+        if context.stop_signal is None and (is_late or self.is_due(context.step, context.stage)):
             context.checkpoints.save(context.step)
+            self._saved_at = context.elapsed_seconds
 
 
 def default_hooks(
@@ -293,7 +317,8 @@ def default_hooks(
     hooks.append(LogHook(config.log_every_steps))
     if evaluators:
         hooks.append(EvalHook(experiment, evaluators))
-    return [*hooks, CheckpointHook(config.checkpoint_every_steps)]
+    checkpoints = CheckpointHook(config.checkpoint_every_steps, config.checkpoint_every_minutes)
+    return [*hooks, checkpoints]
 
 
 def _check_best_metric(experiment: Experiment) -> None:

@@ -1,13 +1,14 @@
 """Builds the embedding model of a config, and saves its architecture in the run directory."""
 
-import json
+import contextlib
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
-from universal_embedding.files import atomic_write
+from universal_embedding.files import atomic_write, reporting_unreadable
 from universal_embedding.models.backbones import from_json, load_backbone, to_json
 from universal_embedding.models.embedding_model import EmbeddingModel
 
@@ -15,8 +16,18 @@ DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 _ARCHITECTURE_FILE = "backbone.json"
 
 
-def build_model(config: ConfigDict) -> EmbeddingModel:
+def build_model(
+    config: ConfigDict, strategy: tf.distribute.Strategy | None = None, pretrained: bool = True
+) -> EmbeddingModel:
     """Builds the model of `config.model`; its random weights are a function of `config.seed`.
+
+    Position embeddings stay as they were learned: every image size, that of a stage or of the
+    model, is interpolated from them, so the sizes in between leave no trace.
+
+    Args:
+        config: The config of the run.
+        strategy: Where the weights are created; None is the current scope.
+        pretrained: Whether the backbone has its pretrained weights, or random ones.
 
     Raises:
         UserError: the backbone cannot be loaded, or `config.model.dtype_policy` is unknown.
@@ -34,8 +45,12 @@ def build_model(config: ConfigDict) -> EmbeddingModel:
         pooling=model.pooling or None,
         dtype=model.dtype_policy,
         remat=model.remat,
+        pretrained=pretrained,
+        keep_positions=True,
+        strategy=strategy,
     )
-    return _embedding_model(backbone, model)
+    with strategy.scope() if strategy else contextlib.nullcontext():
+        return _embedding_model(backbone, model)
 
 
 def save_architecture(workdir: Path, model: EmbeddingModel) -> None:
@@ -50,13 +65,13 @@ def rebuild_model(workdir: Path, config: ConfigDict) -> EmbeddingModel:
     Raises:
         UserError: the run directory has no readable architecture.
     """
-    path = workdir / _ARCHITECTURE_FILE
+    path, remedy = workdir / _ARCHITECTURE_FILE, "train the run again"
     try:
-        text = path.read_text()
-        json.loads(text)
-    except (OSError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} cannot be read: {error}; train the run again") from error
-    return _embedding_model(from_json(text), config.model)
+        with reporting_unreadable(path, remedy):
+            backbone = from_json(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; {remedy}") from None
+    return _embedding_model(backbone, config.model)
 
 
 def _embedding_model(backbone: keras.Model, model: ConfigDict) -> EmbeddingModel:
@@ -65,4 +80,5 @@ def _embedding_model(backbone: keras.Model, model: ConfigDict) -> EmbeddingModel
         model.embedding_dim or None,
         image_size=model.image_size,
         resize_mode=model.resize_mode,
+        projection_bias=model.projection_bias,
     )

@@ -1,6 +1,8 @@
 """Parameter groups: weights that share a learning rate, each group with its own optimizer."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -10,7 +12,11 @@ from ml_collections import ConfigDict
 from universal_embedding.errors import UserError
 from universal_embedding.models.backbones import layer_depths, num_depths
 from universal_embedding.models.embedding_model import EmbeddingModel
-from universal_embedding.private_apis import disable_gradient_reduction, maybe_merge_call
+from universal_embedding.private_apis import (
+    disable_gradient_reduction,
+    local_updates,
+    maybe_merge_call,
+)
 from universal_embedding.training.losses import Loss
 from universal_embedding.training.schedule import Stage, learning_rate_at
 
@@ -30,13 +36,28 @@ class ParamGroup:
         group: `backbone`, `projection` or `head`.
         depth_from_top: Number of depths of the group above these weights; 0 for the last layer.
         variables: The weights.
+        learning_rate: The schedule of `optimizer`.
         optimizer: Built for `variables` and no others.
     """
 
     group: str
     depth_from_top: float
     variables: list[keras.Variable]
+    learning_rate: "StageLearningRate"
     optimizer: keras.optimizers.Optimizer
+
+    def apply(self, gradients: Sequence[tf.Tensor], condition: tf.Tensor | None = None) -> None:
+        """Updates the variables on this replica alone.
+
+        Args:
+            gradients: Gradients of `variables`, summed over the replicas.
+            condition: bool scalar, equal on all replicas: whether to update; None: yes.
+        """
+        with local_updates(), self.learning_rate.evaluated_once():
+            if condition is None:
+                self.optimizer.apply(gradients, self.variables)
+            else:
+                conditional_update(condition, self.optimizer, gradients, self.variables)
 
 
 @keras.saving.register_keras_serializable("universal_embedding")
@@ -44,6 +65,9 @@ class StageLearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """The learning rate that the stages give a group's layer at the run's own step.
 
     An optimizer's count of updates falls behind that step where a group skips steps.
+
+    Keras evaluates a schedule for the update and again for the weight decay of each variable; see
+    `evaluated_once`.
     """
 
     def __init__(
@@ -51,10 +75,22 @@ class StageLearningRate(keras.optimizers.schedules.LearningRateSchedule):
     ) -> None:
         self.stages, self.group = stages, group
         self.depth_from_top, self.step = depth_from_top, step
+        self._rate: tf.Tensor | None = None
 
     def __call__(self, iterations: tf.Tensor) -> tf.Tensor:
         """The current rate, float32 scalar; `iterations` of the optimizer is ignored."""
+        if self._rate is not None:
+            return self._rate
         return learning_rate_at(self.stages, self.group, self.depth_from_top, self.step)
+
+    @contextlib.contextmanager
+    def evaluated_once(self) -> Iterator[None]:
+        """Context in which all calls return one tensor."""
+        self._rate = self(self.step)
+        try:
+            yield
+        finally:
+            self._rate = None
 
     def get_config(self) -> dict:
         """Identifies the schedule; it is rebuilt from the run's config, never from this."""
@@ -104,20 +140,18 @@ def make_param_groups(
     for _, loss in losses.values():
         for name, variables in loss.variables_by_group().items():
             add(name, "head", 0, variables)
-    return {
-        name: ParamGroup(
-            group,
-            depth_from_top,
+    param_groups = {}
+    for name, (group, depth, variables) in groups.items():
+        learning_rate = StageLearningRate(stages, group, depth, step)
+        optimizer = make_optimizer(
+            optimizer_config.name,
             variables,
-            make_optimizer(
-                optimizer_config.name,
-                variables,
-                StageLearningRate(stages, group, depth_from_top, step),
-                optimizer_config.weight_decay[group],
-            ),
+            learning_rate,
+            optimizer_config.weight_decay[group],
+            optimizer_config.momentum,
         )
-        for name, (group, depth_from_top, variables) in groups.items()
-    }
+        param_groups[name] = ParamGroup(group, depth, variables, learning_rate, optimizer)
+    return param_groups
 
 
 def make_optimizer(
@@ -125,10 +159,11 @@ def make_optimizer(
     variables: Sequence[keras.Variable],
     learning_rate: StageLearningRate,
     weight_decay: float,
+    momentum: float = 0.9,
 ) -> keras.optimizers.Optimizer:
     """Builds a Keras optimizer that expects gradients already summed over the replicas.
 
-    Biases, normalization weights and scalars (variables of rank 0 and 1) get no weight decay.
+    Weight decay leaves out what `has_weight_decay` does.
 
     Raises:
         UserError: Keras has no optimizer of this name, or it cannot be used here.
@@ -149,16 +184,27 @@ def make_optimizer(
         raise UserError(
             f"config.optimizer.name is {name!r}; Keras has {', '.join(sorted(optimizers))}"
         )
-    options: dict[str, float] = {"momentum": 0.9} if name.lower() == "sgd" else {}
+    options: dict[str, float] = {"momentum": momentum} if name.lower() == "sgd" else {}
     # AdamW refuses None; 0 would make the other optimizers decay by 0 at each step.
     if weight_decay or name.lower() == "adamw":
         options["weight_decay"] = weight_decay
     optimizer = optimizers[name.lower()](learning_rate=learning_rate, **options)
     if weight_decay:
-        optimizer.exclude_from_weight_decay([v for v in variables if len(v.shape) < 2])
+        optimizer.exclude_from_weight_decay([v for v in variables if not has_weight_decay(v)])
     disable_gradient_reduction(optimizer)
     optimizer.build(list(variables))
     return optimizer
+
+
+def has_weight_decay(variable: keras.Variable) -> bool:
+    """Whether weight decay applies, by name: KerasHub's biases of attention have rank 2.
+
+    As in timm and in the code of DeiT (arXiv 2012.12877), what is no matrix of a product is left
+    out: biases, normalization weights, class and register tokens, position embeddings.
+    """
+    layer, _, name = variable.path.rpartition("/")
+    is_position = "position" in name or ("position" in layer and name == "embeddings")
+    return len(variable.shape) >= 2 and not is_position and not re.search("bias|token", name)
 
 
 def conditional_update(
@@ -194,6 +240,13 @@ def conditional_update(
 
 def _keep_if(variable: tf.Variable, condition: tf.Tensor, old: tf.Tensor) -> None:
     variable.assign(tf.where(condition, variable, old))
+
+
+def sum_equal_rows(gradient: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
+    """A dense gradient: a sparse one that was summed over replicas has a row for each of them."""
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.math.unsorted_segment_sum(gradient.values, gradient.indices, variable.shape[0])
 
 
 def clip_by_global_norm(

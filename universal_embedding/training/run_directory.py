@@ -9,10 +9,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
-from universal_embedding.files import atomic_write
+from universal_embedding.files import atomic_write, reporting_unreadable
 from universal_embedding.versions import library_versions
 
-CONFIG_FORMAT = 2
+CONFIG_FORMAT = 3
 _LIBRARIES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy")
 
 
@@ -60,15 +60,12 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / "config.json"
     try:
-        content = json.loads(path.read_text())
+        with reporting_unreadable(path, "restore it or train the run again"):
+            content = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(
             f"{workdir} is not a run directory: it has no config.json; give the --workdir of "
             "`universal-embedding train`"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); restore it or train the run again"
         ) from error
     if not isinstance(content, dict) or content.get("format") != CONFIG_FORMAT:
         version = content.get("format", 1) if isinstance(content, dict) else "unknown"

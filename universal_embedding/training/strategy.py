@@ -1,17 +1,25 @@
 """Distribution strategies: one device, several, several hosts, or a TPU."""
 
+import contextlib
+import importlib.metadata
+import json
 import os
-from collections.abc import Sequence
+import socket
+import time
 
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
 
+WAIT_SECONDS = 1200.0  # a machine that replaces a lost one takes minutes to start
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
 def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Strategy:
     """Makes the `tf.distribute` strategy of a run; call it before any other use of TensorFlow.
+
+    Float32 then means float32: TensorFlow's default is TF32 on GPUs, and bfloat16 within products
+    on TPUs. Backbones in bfloat16 take as long as before.
 
     Args:
         name: `one_device`; `mirrored`, all GPUs of this host (or logical CPUs where there is no
@@ -19,19 +27,16 @@ def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Stra
         tpu: `local` on a TPU VM, or the name or address of a TPU.
 
     Raises:
-        UserError: there is no such strategy, TF_CONFIG is missing, or no TPU answers.
+        UserError: there is no such strategy, TF_CONFIG is missing, or a worker or a TPU does not
+            answer.
     """
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     if name == "one_device":
         return tf.distribute.get_strategy()
     if name == "mirrored":
         return mirrored()
     if name == "multi_worker":
-        if "TF_CONFIG" not in os.environ:
-            raise UserError(
-                "--strategy=multi_worker, but the environment has no TF_CONFIG; set it on every "
-                'worker: {"cluster": {"worker": ["host:port", ...]}, '
-                '"task": {"type": "worker", "index": 0}}'
-            )
+        wait_for_workers()
         return tf.distribute.MultiWorkerMirroredStrategy()
     if name == "tpu":
         try:
@@ -39,11 +44,22 @@ def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Stra
         except (ValueError, RuntimeError, tf.errors.OpError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
-                f"--tpu={tpu!r} cannot be reached: {reason}; on a TPU VM use --tpu=local and "
-                "install the extra `tpu` instead of `cpu`"
+                f"--tpu={tpu!r} cannot be reached: {reason}; {_tpu_remedy()}"
             ) from error
         return tf.distribute.TPUStrategy(resolver)
     raise UserError(f"--strategy is {name!r}; it must be one of {', '.join(STRATEGIES)}")
+
+
+def _tpu_remedy() -> str:
+    """The likely reason why no TPU answers, from the distributions that are installed."""
+    installed = {distribution.name.lower() for distribution in importlib.metadata.distributions()}
+    if "tensorflow-tpu" in installed and "tensorflow" not in installed:
+        return "on a TPU VM use --tpu=local; elsewhere give the name or address of a running TPU"
+    return (
+        "plain TensorFlow is installed, alone or over tensorflow-tpu, and has no TPU kernels; run "
+        "`pip uninstall -y tensorflow tensorflow-tpu` and then "
+        "`pip install --no-deps tensorflow-tpu==2.20.0`"
+    )
 
 
 def mirrored(num_replicas: int | None = None) -> tf.distribute.MirroredStrategy:
@@ -55,23 +71,69 @@ def mirrored(num_replicas: int | None = None) -> tf.distribute.MirroredStrategy:
     return tf.distribute.MirroredStrategy(devices[:num_replicas], cross_device_ops=reduction)
 
 
-def num_hosts_and_id(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """The number of hosts that feed the run, and the index of this one among them."""
-    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        return 1, 0
-    resolver = strategy.cluster_resolver
-    return len(resolver.cluster_spec().as_dict()["worker"]), resolver.task_id
+def wait_for_workers(seconds: float = WAIT_SECONDS) -> None:
+    """Returns when all workers of TF_CONFIG are there.
+
+    TensorFlow would wait for a missing one forever, deaf to signals. Until all others answer, this
+    worker listens at its address; those that are further listen there as TensorFlow does.
+
+    Args:
+        seconds: How long to wait.
+
+    Raises:
+        UserError: a worker did not answer in time, or this one's address is taken or unknown.
+    """
+    addresses, index = _read_tf_config()
+    missing = [address for i, address in enumerate(addresses) if i != index]
+    deadline = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        if missing:
+            stack.enter_context(_listen(addresses[index]))
+        while missing:
+            missing = [address for address in missing if not _answers(address)]
+            if missing and time.monotonic() > deadline:
+                raise UserError(
+                    f"no answer from {', '.join(missing)} within {seconds:.0f} seconds; start the "
+                    "command on all workers of TF_CONFIG, and check that they reach each other"
+                )
+            time.sleep(0.2)
 
 
-def all_reduce_max(values: Sequence[float], strategy: tf.distribute.Strategy) -> list[float]:
-    """The maximum of each value over all hosts, so that they decide alike; each must call it."""
-    if num_hosts_and_id(strategy)[0] == 1:
-        return list(values)
+def _read_tf_config() -> tuple[list[str], int]:
+    """The addresses of the workers, and the index of this one."""
+    try:
+        config = json.loads(os.environ["TF_CONFIG"])
+        addresses, index = list(config["cluster"]["worker"]), int(config["task"]["index"])
+        if config["task"]["type"] != "worker" or not 0 <= index < len(addresses):
+            raise ValueError("no such worker")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--strategy=multi_worker, but TF_CONFIG={os.environ.get('TF_CONFIG', '')!r} names no "
+            'worker; set it on every worker: {"cluster": {"worker": ["host:port", ...]}, '
+            '"task": {"type": "worker", "index": 0}}'
+        ) from error
+    return addresses, index
 
-    @tf.function
-    def reduce_max(host_values: tf.Tensor) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        return tf.reduce_max(context.all_gather(host_values[None], axis=0), axis=0)
 
-    result = strategy.run(reduce_max, args=(tf.constant(values, tf.float32),))
-    return strategy.experimental_local_results(result)[0].numpy().tolist()
+def _listen(address: str) -> socket.socket:
+    port = int(address.rpartition(":")[2])
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("", port))
+    except OSError as error:
+        raise UserError(
+            f"TF_CONFIG gives this worker the address {address}, but its port cannot be used "
+            f"({error.strerror}); end the program that uses it, or choose another port"
+        ) from error
+    listener.listen()
+    return listener
+
+
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True

@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
+from universal_embedding.files import as_path, fetch
+from universal_embedding.input.augmentation import to_uint8
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.models.graph_check import check_graph
-from universal_embedding.models.inference import make_embed_fn
+from universal_embedding.models.inference import RecordEmbedder
 from universal_embedding.training.checkpoints import load_embedding_model
 from universal_embedding.training.feature_cache import FeatureCache
 
@@ -90,7 +92,7 @@ class Teachers:
         Raises:
             UserError: a teacher that is needed cannot be loaded.
         """
-        cache = FeatureCache(folder)
+        cache = FeatureCache(folder, strategy)
         groups = [list(records)] if self.is_universal else [[domain] for domain in records]
         for domains in groups:
             model_key = self._teacher_key(domains[0])
@@ -100,22 +102,15 @@ class Teachers:
                 continue
             with strategy.scope():
                 teacher = self._load_teacher(domains[0])
-            cache.compute(
-                missing,
-                model_key,
-                make_embed_fn(teacher, strategy),
-                teacher.output_dim,
-                teacher.image_size,
-                teacher.resize_mode,
-                CACHE_BATCH_SIZE,
-                "teachers",
-                show_progress,
+            embedder = RecordEmbedder(
+                teacher, strategy, teacher.image_size, teacher.resize_mode, CACHE_BATCH_SIZE
             )
+            cache.compute(missing, model_key, embedder, "teachers", show_progress)
         return cache.read(records)
 
     def _teacher_key(self, domain: str) -> str:
         """Identifies a teacher by small files, which hold checksums of its weights; "" if gone."""
-        folder = Path(self.pattern.replace(PLACEHOLDER, domain))
+        folder = as_path(self.pattern.replace(PLACEHOLDER, domain))
         if not folder.exists():
             return ""
         digest = hashlib.sha256()
@@ -125,9 +120,9 @@ class Teachers:
         return digest.hexdigest()
 
     def _load_teacher(self, domain: str) -> "EmbeddingModel | SavedModelTeacher":
-        folder = Path(self.pattern.replace(PLACEHOLDER, domain))
+        folder = as_path(self.pattern.replace(PLACEHOLDER, domain))
         if (folder / "saved_model.pb").is_file():
-            return SavedModelTeacher(folder)
+            return SavedModelTeacher(fetch(folder))
         try:
             teacher = load_embedding_model(folder)
         except UserError as error:
@@ -171,8 +166,7 @@ class SavedModelTeacher:
 
     def __call__(self, images: tf.Tensor, training: bool = False) -> tf.Tensor:
         """`[b, S, S, 3]` in 0..255 -> `[b, D]` float32 unit rows; `training` is ignored."""
-        rounded = tf.cast(tf.clip_by_value(tf.round(images), 0, 255), tf.uint8)
-        return self._signature(**{self._input_name: rounded})["embedding_norm"]
+        return self._signature(**{self._input_name: to_uint8(images)})["embedding_norm"]
 
 
 def _embed_padded(

@@ -6,15 +6,19 @@ from typing import TYPE_CHECKING, Any
 import tensorflow as tf
 
 from universal_embedding.models.backbones import resize_backbone
+from universal_embedding.private_apis import is_deterministic
+from universal_embedding.training.fingerprint import fingerprint_slice
 from universal_embedding.training.losses import ModelOutputs
-from universal_embedding.training.param_groups import clip_by_global_norm, conditional_update
-from universal_embedding.training.schedule import Stage, margin_scale_at
+from universal_embedding.training.param_groups import clip_by_global_norm, sum_equal_rows
+from universal_embedding.training.schedule import Stage, margin_at
 
 if TYPE_CHECKING:
     from universal_embedding.training.experiment import Experiment
 
 Batch = Mapping[str, tf.Tensor]
 Gradients = dict[str, list[tf.Tensor]]
+
+MAX_LOSS_SCALE = 2.0**24
 
 
 class TrainStep:
@@ -41,27 +45,35 @@ class TrainStep:
         self.counter = experiment.step
         self.ema, self.loss_scale = experiment.ema, experiment.loss_scale
         self.num_domains = len(experiment.records)
-        self.global_batch_size = config.data.batch_size
-        self.seed, self.dropout = config.seed, config.model.dropout
+        self.global_batch_size = stage.batch_size
+        self.seed, self.dropout = config.seed, stage.dropout
+        self.num_replicas = experiment.strategy.num_replicas_in_sync
         self.clip_norm = config.optimizer.clip_norm
+        self.num_slices = config.optimizer.gradient_accumulation_steps
         self.trains_backbone = "backbone" in stage.learning_rates
         self.trains_batch_norm = self.trains_backbone and not config.model.freeze_batch_norm
         with experiment.strategy.scope():
             self.backbone = resize_backbone(self.model.backbone, stage.image_size)
-        self._gradients_fn: Callable = self._compute_gradients
-        self._update_fn: Callable = self._apply_gradients
-        if config.jit_compile:
-            self._gradients_fn = tf.function(self._compute_gradients, jit_compile=True)
-            # Gradients of several replicas are summed outside XLA; one replica needs no sum.
-            if experiment.strategy.num_replicas_in_sync == 1:
-                self._update_fn = tf.function(self._apply_gradients, jit_compile=True)
+        self._features_fn: Callable = self._features
+        self._gradients_fn: Callable = self._accumulate_gradients
+        self._update_fn: Callable = self._update
+        is_tpu = isinstance(experiment.strategy, tf.distribute.TPUStrategy)
+        if config.jit_compile and not is_tpu:  # a TPU compiles the step as a whole
+            self._update_fn = tf.function(self._update, jit_compile=True)
+            # Replicas exchange values outside of XLA: gradients between the two functions, and
+            # embeddings where losses compare them, which then stay outside as well.
+            uses_whole_batch = any(loss.uses_whole_batch for _, loss in self.losses.values())
+            if self.num_replicas == 1 or not uses_whole_batch:
+                self._gradients_fn = tf.function(self._accumulate_gradients, jit_compile=True)
+            else:
+                self._features_fn = tf.function(self._features, jit_compile=True)
 
     def __call__(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         """Trains on a batch.
 
         Args:
-            batch: `image [b, S, S, 3]` or `features [b, F]` float32, `label [b]` and `domain [b]`
-                int32, and what the losses need besides.
+            batch: `image [b, S, S, 3]` uint8 or `features [b, F]` float32, `label [b]` and
+                `domain [b]` int32, and what the losses need besides.
 
         Returns:
             `[losses + 1, domains]` float32: this replica's sums of `losses.loss_names` by domain
@@ -69,24 +81,60 @@ class TrainStep:
             float32 scalar.
         """
         gradients, sums = self._gradients_fn(batch)
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm = self._update_fn(gradients, self._updated_groups(batch))
         return sums, norm
 
-    def _compute_gradients(self, batch: Batch) -> tuple[Gradients, tf.Tensor]:
-        frozen = None if self.trains_backbone else tf.stop_gradient(self._features(batch))
+    def _accumulate_gradients(self, batch: Batch) -> tuple[Gradients, tf.Tensor]:
+        """Sums over slices of the batch, one after another, so that they share their memory."""
+        if self.num_slices == 1:
+            return self._compute_gradients(batch)
+        size = batch["domain"].shape[0] // self.num_slices
+        slices = {
+            name: tf.reshape(values, [self.num_slices, size, *values.shape[1:]])
+            for name, values in batch.items()
+        }
+
+        def add_slice(i: tf.Tensor, gradients: Gradients, sums: tf.Tensor) -> tuple:
+            part = {name: tf.gather(values, i) for name, values in slices.items()}
+            terms = self._compute_gradients(part, i * size)
+            return i + 1, *tf.nest.map_structure(tf.add, (gradients, sums), terms)
+
+        zeros = {
+            name: [tf.zeros(v.shape, v.dtype) for v in group.variables]
+            for name, group in self.param_groups.items()
+        }
+        num_rows = 1 + sum(len(loss.terms) or 1 for _, loss in self.losses.values())
+        _, gradients, sums = tf.while_loop(
+            lambda i, *_: i < self.num_slices,
+            add_slice,
+            (tf.constant(0), zeros, tf.zeros([num_rows, self.num_domains])),
+            parallel_iterations=1,
+        )
+        return gradients, sums
+
+    def _compute_gradients(
+        self, batch: Batch, first: int | tf.Tensor = 0
+    ) -> tuple[Gradients, tf.Tensor]:
+        """Gradients of the examples in `batch`, which start at `first` of this replica's."""
+        if "image" in batch:
+            batch = {**batch, "image": tf.cast(batch["image"], tf.float32)}
+        frozen = None if self.trains_backbone else tf.stop_gradient(self._features_fn(batch))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             weights = {
                 name: [variable.value for variable in group.variables]
                 for name, group in self.param_groups.items()
             }
             tape.watch(tf.nest.flatten(weights))
-            features = self._features(batch) if self.trains_backbone else frozen
-            features = self._drop(features)
+            features = self._features_fn(batch) if self.trains_backbone else frozen
+            features = self._drop(features, first)
             outputs = ModelOutputs(
                 features,
                 self.model.embed_features(features),
                 self.counter.value(),
-                margin_scale_at(self.stage, self.counter.value()),
+                *margin_at(self.stage, self.counter.value()),
+                self.stage.label_smoothing,
             )
             losses = [loss(batch, outputs) for _, loss in self.losses.values()]
             loss_weights = [weight for weight, _ in self.losses.values()]
@@ -104,7 +152,7 @@ class TrainStep:
             return batch["features"]
         return self.backbone(batch["image"], training=self.trains_batch_norm)
 
-    def _drop(self, features: tf.Tensor) -> tf.Tensor:
+    def _drop(self, features: tf.Tensor, first: int | tf.Tensor) -> tf.Tensor:
         """Dropout whose mask is a function of the seed, the step and the place in the batch."""
         if not self.dropout:
             return features
@@ -112,7 +160,8 @@ class TrainStep:
         size, width = features.shape
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.counter.value()])
         noise = tf.random.stateless_uniform([self.global_batch_size, width], seed, alg="philox")
-        noise = tf.slice(noise, [replica * size, 0], [size, width])
+        first += replica * (self.global_batch_size // self.num_replicas)
+        noise = tf.slice(noise, [first, 0], [size, width])
         keep = tf.cast(noise >= self.dropout, features.dtype)
         return features * keep / (1.0 - self.dropout)
 
@@ -140,20 +189,19 @@ class TrainStep:
             lambda count: count > 0, context.all_reduce(tf.distribute.ReduceOp.SUM, updated)
         )
 
-    def _apply_gradients(self, gradients: Gradients, updated: dict[str, tf.Tensor]) -> tf.Tensor:
-        context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+    def _update(self, gradients: Gradients, updated: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Updates this replica from gradients summed over all; returns their global norm."""
+        gradients = {
+            name: list(map(sum_equal_rows, gradients[name], group.variables))
+            for name, group in self.param_groups.items()
+        }
         if self.loss_scale:
             gradients = self.loss_scale.unscale(gradients)
         gradients, norm = clip_by_global_norm(gradients, self.clip_norm)
         finite = [self.loss_scale.update(norm)] if self.loss_scale else []
         for name, group in self.param_groups.items():
             conditions = finite + ([updated[name]] if name in updated else [])
-            if conditions:
-                condition = tf.reduce_all(conditions)
-                conditional_update(condition, group.optimizer, gradients[name], group.variables)
-            else:
-                group.optimizer.apply(gradients[name], group.variables)
+            group.apply(gradients[name], tf.reduce_all(conditions) if conditions else None)
         if self.ema:
             self.ema.update(self.counter, bias_correct=self.stage.start == 0)
         self.counter.assign_add(1)
@@ -176,31 +224,52 @@ class MultiStepLoop:
         self._train_step, self._strategy = train_step, strategy
         self._run = tf.function(self._run_steps)
 
-    def __call__(self, iterator: Iterator, steps: int) -> tuple[tf.Tensor, tf.Tensor]:
+    def __call__(self, iterator: Iterator, steps: int) -> tuple[tf.Tensor, ...]:
         """Trains on the next `steps` batches of a (distributed) data set's iterator.
 
         Returns:
             `[steps, losses + 1, domains]` float32: sums of `losses.loss_names` by domain and, in
-            the last row, the number of examples, over all replicas; and `[steps]` float32, the
-            global norms of the gradients.
+            the last row, the number of examples, over all replicas; `[steps]` float32, the global
+            norms of the gradients; `[steps]` int64, see `fingerprint.finish_fingerprint`; and
+            `[steps, 2]` float64, the times in seconds since 1970 at which the step's batch was
+            ready and its gradients were computed, or on an accelerator handed to it; NaN with
+            deterministic ops.
         """
         return self._run(iterator, tf.constant(steps, tf.int32))
 
-    def _run_steps(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _run_steps(self, iterator: Iterator, steps: tf.Tensor) -> tuple[tf.Tensor, ...]:
         all_sums = tf.TensorArray(tf.float32, steps)
         all_norms = tf.TensorArray(tf.float32, steps)
+        all_hashes = tf.TensorArray(tf.int64, steps)
+        all_times = tf.TensorArray(tf.float64, steps, element_shape=[2])
         for i in tf.range(steps):
-            sums, norm = self._strategy.run(self._train_step, args=(next(iterator),))
+            batch = next(iterator)
+            ready = _timestamp_after(batch)
+            sums, norm, hashes = self._strategy.run(self._step, args=(batch,))
+            all_times = all_times.write(i, tf.stack([ready, _timestamp_after((sums, norm))]))
             all_sums = all_sums.write(i, self._strategy.reduce("SUM", sums, axis=None))
             all_norms = all_norms.write(i, self._strategy.reduce("MEAN", norm, axis=None))
-        return all_sums.stack(), all_norms.stack()
+            all_hashes = all_hashes.write(i, self._strategy.reduce("SUM", hashes, axis=None))
+        return all_sums.stack(), all_norms.stack(), all_hashes.stack(), all_times.stack()
+
+    def _step(self, batch: Batch) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        return *self._train_step(batch), fingerprint_slice(batch)
+
+
+def _timestamp_after(values: Any) -> tf.Tensor:
+    """The time at which the host has `values`, float64 scalar; nothing waits for it."""
+    if is_deterministic():  # deterministic graphs have no clock
+        return tf.constant(float("nan"), tf.float64)
+    with tf.device("CPU"), tf.control_dependencies(tf.nest.flatten(values, expand_composites=True)):
+        return tf.timestamp()
 
 
 class LossScale:
     """Dynamic loss scaling for float16 (arXiv 1710.03740).
 
-    The scale doubles after `growth_steps` finite steps in a row. It halves, and the step is
-    skipped, when the gradients overflow.
+    The scale doubles after `growth_steps` finite steps in a row, up to `MAX_LOSS_SCALE`: in a stage
+    in which nothing runs in float16 it would grow forever. It halves, and the step is skipped, when
+    the gradients overflow.
 
     Args:
         growth_steps: Finite steps before the scale grows.
@@ -208,9 +277,8 @@ class LossScale:
     """
 
     def __init__(self, growth_steps: int = 2000, initial_scale: float = 2.0**15) -> None:
-        options = {"trainable": False, "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA}
-        self.scale = tf.Variable(initial_scale, name="loss_scale", **options)
-        self.finite_steps = tf.Variable(0, name="finite_steps", dtype=tf.int32, **options)
+        self.scale = tf.Variable(initial_scale, name="loss_scale", trainable=False)
+        self.finite_steps = tf.Variable(0, name="finite_steps", dtype=tf.int32, trainable=False)
         self.growth_steps = growth_steps
 
     @property
@@ -233,7 +301,7 @@ class LossScale:
         """
         is_finite = tf.math.is_finite(norm)
         grows = self.finite_steps + 1 >= self.growth_steps
-        grown = tf.where(grows, self.scale * 2.0, self.scale)
+        grown = tf.where(grows, tf.minimum(self.scale * 2.0, MAX_LOSS_SCALE), self.scale)
         finite_steps = tf.where(grows, 0, self.finite_steps + 1)
         self.scale.assign(tf.where(is_finite, grown, tf.maximum(self.scale * 0.5, 1.0)))
         self.finite_steps.assign(tf.where(is_finite, finite_steps, 0))
