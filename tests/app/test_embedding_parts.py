@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.image_folder import MeanColorModel, write_color_folder
+from tests.helpers.processes import run_cli
 from universal_embedding.app.embedding_parts import PartsConfig, embed_images, read_parts
 from universal_embedding.app.image_sources import open_source
 from universal_embedding.datasets.beam import parse_beam_options
@@ -196,14 +197,9 @@ def test_vectors_of_another_program_are_read(tmp_path):
 
 
 def test_command_without_its_model_says_so_in_one_line(folder, tmp_path):
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "universal_embedding", "embed", "--model=absent"),
-            *(f"--images={folder}", f"--output={tmp_path / 'out'}"),
-        ],
-        capture_output=True,
-        text=True,
+    code, _, err = run_cli(
+        "embed", "--model=absent", f"--images={folder}", f"--output={tmp_path / 'out'}"
     )
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1 and "absent" in done.stderr
+    assert code == 1
+    assert err.count("\n") == 1 and "absent" in err
     assert not (tmp_path / "out").exists()
