@@ -8,7 +8,6 @@ and classes (--init_from, --config.init_head=True) and locked both (projection_l
 """
 
 import argparse
-from pathlib import Path
 
 from universal_embedding.commands.arguments import float_between
 
@@ -34,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Writes the soup, and says so if its weights were not trained in one space."""
     from universal_embedding.evaluation import soup
+    from universal_embedding.files import as_path
 
-    runs, output = [Path(run) for run in args.runs], Path(args.output)
+    runs, output = [as_path(run) for run in args.runs], as_path(args.output)
     score = soup.make_score(runs[0]) if args.method == "greedy" else None
     result = soup.make_soup(runs, output, args.method, args.start_share, score)
     print(f"soup of {', '.join(args.runs[i] for i in result.members)}: {output}")

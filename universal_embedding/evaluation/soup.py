@@ -6,7 +6,6 @@ averaged where the runs map images into one space: where projection and classes 
 """
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,7 +188,8 @@ def _write_run(
         flat = [rows.reshape(-1, rows.shape[-1]) for _, rows in classes]
         flat = [np.concatenate(flat)] if config.head.joint and flat else flat
         state["heads"] = [tf.Variable(rows) for rows in flat]
-        shutil.copyfile(runs[0] / CLASS_IDS_FILE, output / CLASS_IDS_FILE)
+        with atomic_write(output / CLASS_IDS_FILE, "wb") as file:
+            file.write((runs[0] / CLASS_IDS_FILE).read_bytes())
     save_architecture(output, model)
     checkpoints = Checkpoints(output, state, background=False)
     checkpoints.save_best(0)
