@@ -5,12 +5,16 @@ import io
 import json
 import os
 import platform
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Python gets every error that matters
 
+import machine_load
 import numpy as np
+import psutil
 from absl import app, flags, logging
 from PIL import Image
 
@@ -19,13 +23,36 @@ from universal_embedding.datasets.tfrecord import RecordWriter, encode_example
 from universal_embedding.errors import UserError
 from universal_embedding.versions import library_versions
 
+ROOT = Path(__file__).resolve().parent.parent
+ALLOW_BUSY = flags.DEFINE_bool(
+    "allow_busy", False, "Measure speed on a busy machine too; the result is marked as busy."
+)
+_load = None  # of the machine, while `run` is running
 
-def run(main):
-    """Parses absl flags, calls `main()` and exits.
+
+def run(main, needs_idle=False):
+    """Parses absl flags, calls `main()`, which ends with `print_json`, and exits.
 
     Exit codes: 0 on success, 1 with one line on standard error for a `UserError` or a wrong flag,
     130 after Ctrl-C.
+
+    Args:
+        main: Measures.
+        needs_idle: Whether it measures speed, which other programs disturb: it then refuses to
+            start on a busy machine, unless --allow_busy. The load is recorded in any case.
     """
+
+    def measure():
+        global _load
+        _load = machine_load.watch(needs_idle, ALLOW_BUSY.value)
+        _load.start()
+        main()
+
+    start(measure)
+
+
+def start(main):
+    """Parses absl flags, calls `main()` and exits; what `run` does without looking at the load."""
     logging.set_verbosity(logging.WARNING)
     logging.use_absl_handler()
     app.run(lambda _: _run_guarded(main), flags_parser=_parse_flags)
@@ -52,13 +79,46 @@ def _run_guarded(main):
 
 
 def print_json(result, libraries=("numpy", "tensorflow", "keras")):
-    """Prints `result` as one line, with the versions, machine and date of the measurement."""
+    """Prints `result` as one line, the last, with all that the measurement depends on."""
+    _load.stop()
     environment = {
-        "versions": library_versions(libraries),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "command": describe_command(sys.argv),
+        "commit": describe_commit(),
         "date": datetime.date.today().isoformat(),
+        "machine": describe_machine(),
+        "versions": library_versions(libraries),
+        **_load.summary(),
     }
     print(json.dumps({**result, **environment}))
+
+
+def describe_command(argv):
+    """The command line without the folders of this machine."""
+    program, *arguments = argv
+    arguments = [re.sub(r"(?<=[=,])[^=,]*/", "PATH/TO/", argument) for argument in arguments]
+    return " ".join(["python", f"benchmarks/{Path(program).name}", *arguments])
+
+
+def describe_commit():
+    """The commit of the checkout, with `-changed` where its code is not that of the commit."""
+
+    def git(*arguments):
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+    commit = git("rev-parse", "--short", "HEAD")
+    if commit.returncode:
+        return None
+    code = ("universal_embedding", "configs", "benchmarks/*.py")
+    is_changed = git("status", "--porcelain", "--", *code).stdout
+    return commit.stdout.strip() + ("-changed" if is_changed else "")
+
+
+def describe_machine():
+    """Processor, number of cores and memory."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    memory = psutil.virtual_memory().total / 2**30
+    return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores, {memory:.0f} GB"
 
 
 def synthetic_jpeg(seed, width, height, grid=(12, 15), noise=0.0, quality=75):

@@ -3,9 +3,9 @@
     python benchmarks/heads.py --torch_python=/path/to/an/environment/bin/python
 
 A step is ArcFace forward and backward, including the gradients of embeddings and weights but not
-the optimizer. Each method runs in a process of its own, and they alternate step by step. Memory is
-measured in further processes: the peak resident size during a step, minus the resident size after a
-step of a tiny head of the same kind, minus the weights and their gradient.
+the optimizer. Each method runs in a process of its own (heads_worker.py), and they alternate step
+by step. Memory is measured in further processes: the peak resident size during a step, minus the
+resident size after a step of a tiny head of the same kind, minus the weights and their gradient.
 """
 
 import json
@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import common
@@ -29,125 +28,19 @@ MAX_CLASSES = flags.DEFINE_integer(
 TORCH_PYTHON = flags.DEFINE_string(
     "torch_python", "", "Python interpreter with pytorch-metric-learning; empty: not compared."
 )
-WORKER = flags.DEFINE_string("worker", "", "Used internally, to start a worker process.")
 
 METHODS = ("chunked", "chunked xla", "full", "full xla")
 TORCH = "pytorch-metric-learning"
 
 
-class FixedInitializer:
-    """A Keras initializer that calls a function of the shape."""
-
-    def __init__(self, function):
-        self.function = function
-
-    def __call__(self, shape, dtype=None):
-        return self.function(shape, dtype)
-
-    def clone(self):
-        return self
-
-
-def make_step(method, num_classes, batch_size, dim):
-    """A function that runs one step and returns the loss and both gradients."""
-    import numpy as np
-    import tensorflow as tf
-
-    from universal_embedding.models.heads import MarginHead
-
-    def random_weights(shape, dtype=None):
-        return np.random.default_rng(1).standard_normal(shape, np.float32) / 8
-
-    is_sampled = method == "sampled"
-    head = MarginHead(
-        {"all": num_classes},
-        dim,
-        margin_type="arcface",
-        margin=0.5,
-        softmax_impl="chunked" if is_sampled else method.split()[0],
-        num_sampled_classes=num_classes // 10 if is_sampled else None,
-        initializer=FixedInitializer(random_weights),
-    )
-    rng = np.random.default_rng(0)
-    embeddings = tf.constant(rng.standard_normal((batch_size, dim), np.float32))
-    labels = tf.constant(rng.integers(0, num_classes, batch_size), tf.int32)
-    domains = tf.zeros([batch_size], tf.int32)
-    seed = tf.constant([0, 0])
-
-    @tf.function(jit_compile=method.endswith("xla"))
-    def step():
-        weights = head.class_weights[0].value
-        with tf.GradientTape() as tape:
-            tape.watch(embeddings)
-            loss = tf.reduce_mean(head(embeddings, labels, domains, seed=seed))
-        return loss, *tape.gradient(loss, (embeddings, weights))
-
-    return step
-
-
-def timing_worker(method, num_classes, batch_size, dim):
-    """Takes one step per line of standard input and prints its seconds."""
-    import tensorflow as tf
-
-    step = make_step(method, num_classes, batch_size, dim)
-    start = time.perf_counter()
-    step()[0].numpy()
-    first_call = time.perf_counter() - start
-    version = f"tensorflow {tf.__version__}"
-    print(json.dumps({"version": version, "first_call": first_call}), flush=True)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        step()[0].numpy()
-        print(json.dumps({"seconds": time.perf_counter() - start}), flush=True)
-
-
-def memory_worker(method, num_classes, batch_size, dim):
-    """Prints the memory of a step in MB."""
-
-    def read_status(key):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(key)).split()[1]) / 1e3
-
-    make_step(method, 3000, 8, dim)()
-    base = read_status("VmRSS")
-    step = make_step(method, num_classes, batch_size, dim)
-    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of creating the weights
-    for _ in range(3):
-        loss, _, gradient = step()
-        loss.numpy()
-        del gradient
-    weights_size = 4e-6 * dim * num_classes
-    gradient_size = 0 if method == "sampled" else weights_size  # sampled: its gradient is sparse
-    peak = read_status("VmHWM")
-    above = peak - base - weights_size - gradient_size
-    print(json.dumps({"base": base, "peak": peak, "above": above}))
-
-
-def exactness_worker(method, num_classes, batch_size, dim):
-    """Prints relative differences from the full softmax."""
-    import numpy as np
-
-    expected = make_step("full", num_classes, batch_size, dim)()
-    actual = make_step(method, num_classes, batch_size, dim)()
-    errors = [
-        np.linalg.norm(np.float64(a) - np.float64(b)) / np.linalg.norm(np.float64(b))
-        for a, b in zip(actual, expected, strict=True)
-    ]
-    print(json.dumps(dict(zip(("loss", "embeddings", "weights"), errors, strict=True))))
-
-
-WORKERS = {"timing": timing_worker, "memory": memory_worker, "exact": exactness_worker}
-
-
 def spawn(kind, method, num_classes, batch_size):
     """Starts a worker process."""
+    numbers = [str(n) for n in (num_classes, batch_size, DIM.value)]
+    folder = Path(__file__).parent
     if method == TORCH:
-        script = str(Path(__file__).with_name("heads_torch.py"))
-        arguments = [str(n) for n in (num_classes, DIM.value, batch_size)]
-        command = [TORCH_PYTHON.value, script, *arguments]
+        command = [TORCH_PYTHON.value, str(folder / "heads_torch.py"), *numbers]
     else:
-        worker = f"{kind},{method},{num_classes},{batch_size},{DIM.value}"
-        command = [sys.executable, __file__, f"--worker={worker}"]
+        command = [sys.executable, str(folder / "heads_worker.py"), kind, method, *numbers]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
 
@@ -199,10 +92,6 @@ def measure_times(batch_size):
 
 
 def main():
-    if WORKER.value:
-        kind, method, *numbers = WORKER.value.split(",")
-        WORKERS[kind](method, *map(int, numbers))
-        return
     batch_sizes = [int(batch_size) for batch_size in BATCH_SIZES.value]
     result = {"num_classes": CLASSES.value, "cores": os.cpu_count()}
     result["seconds"] = {batch_size: measure_times(batch_size) for batch_size in batch_sizes}
@@ -229,4 +118,4 @@ def main():
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, needs_idle=True)

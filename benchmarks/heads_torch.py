@@ -1,6 +1,6 @@
 """Timing worker of heads.py for pytorch-metric-learning; takes one step per line of its input.
 
-Run by heads.py under an interpreter that has PyTorch: heads_torch.py NUM_CLASSES DIM BATCH_SIZE.
+Run by heads.py under an interpreter that has PyTorch: heads_torch.py NUM_CLASSES BATCH_SIZE DIM.
 """
 
 import json
@@ -11,7 +11,7 @@ import torch
 from pytorch_metric_learning.losses import ArcFaceLoss
 
 
-def main(num_classes, dim, batch_size):
+def main(num_classes, batch_size, dim):
     torch.manual_seed(0)
     loss_fn = ArcFaceLoss(num_classes, dim, margin=28.6, scale=30)  # degrees: 0.5 rad
     embeddings = torch.randn(batch_size, dim, requires_grad=True)

@@ -1,6 +1,6 @@
 """Response times of the search page: one client, then many at once.
 
-python benchmarks/image_search.py --model=MODEL [--num_images=100000] [--num_clients=200]
+    python benchmarks/image_search.py --backbone=PATH/TO/efficientnet_lite0.keras
 
 The embeddings of the index are random unit rows; its names refer to 100 image files. Server and
 clients share the machine and the process, over real HTTP. Every answer to the concurrent clients is
@@ -25,13 +25,14 @@ from universal_embedding.app.index_files import IndexFiles
 from universal_embedding.app.pages import ServerLimits
 from universal_embedding.app.server import make_app
 from universal_embedding.export.embedder import Embedder
+from universal_embedding.export.saved_model import save_model
+from universal_embedding.models.backbones import load_backbone
+from universal_embedding.models.embedding_model import EmbeddingModel
 
-MODEL = flags.DEFINE_string(
-    "model",
-    None,
-    "Model that embeds the uploads: anything that Embedder.from_pretrained takes.",
-    required=True,
+BACKBONE = flags.DEFINE_string(
+    "backbone", "small", "Backbone of the model: `small`, or whatever load_backbone takes."
 )
+IMAGE_SIZE, DIM = 224, 64
 NUM_IMAGES = flags.DEFINE_integer("num_images", 100_000, "Number of images in the index.", 1)
 NUM_CLIENTS = flags.DEFINE_integer("num_clients", 200, "Number of concurrent clients.", 1)
 REPEATS = flags.DEFINE_integer("repeats", 50, "Timed requests of the single client.", 1)
@@ -43,7 +44,7 @@ UPLOAD_WIDTH = 1024
 def main():
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line per request otherwise
     with tempfile.TemporaryDirectory() as folder:
-        index = make_index(Path(folder), Embedder.from_pretrained(MODEL.value))
+        index = make_index(Path(folder), make_model(f"{folder}/model"))
         uploads = [make_jpeg(seed, UPLOAD_WIDTH) for seed in range(NUM_CLIENTS.value)]
         queries = [index.encode(upload) for upload in uploads]
         expected = [search_numpy(index, query) for query in queries]
@@ -68,6 +69,13 @@ def main():
         f"{concurrent['num_correct']} answers correct"
     )
     common.print_json(result, ("numpy", "tensorflow", "scann", "starlette", "uvicorn"))
+
+
+def make_model(folder):
+    """An exported model of the backbone and a projection with random weights."""
+    backbone = load_backbone(BACKBONE.value, IMAGE_SIZE)
+    save_model(EmbeddingModel(backbone, DIM, IMAGE_SIZE), folder)
+    return Embedder.from_pretrained(folder)
 
 
 def make_index(folder, model):
@@ -144,4 +152,4 @@ async def measure_concurrent(url, uploads, expected):
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, needs_idle=True)

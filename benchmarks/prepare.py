@@ -111,4 +111,4 @@ def proportional_memory(pid):
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, needs_idle=True)

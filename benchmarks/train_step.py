@@ -167,22 +167,23 @@ def measure(name: str, folder: Path, records: dict) -> dict:
 
 
 def main():
-    result = {}
+    rows = {}
     with tempfile.TemporaryDirectory() as name:
         records = make_records(Path(name))
         num_classes = sum(len(domain_records) for domain_records in records.values())
         for backbone in BACKBONES.value:
-            result[Path(backbone).stem] = measure(backbone, Path(name), records)
+            rows[Path(backbone).stem] = measure(backbone, Path(name), records)
     print(f"{num_classes:,} classes, batch {BATCH_SIZE}, {IMAGE_SIZE} pixels; images per second")
     print(f"{'backbone':22s}{'loop':>8s}{'bare':>8s}{'ratio':>8s}{'CPU':>8s}{'CPU beyond':>12s}")
-    for backbone, row in result.items():
+    for backbone, row in rows.items():
         print(
             f"{backbone:22s}{row['loop_images_per_second']:8.1f}"
             f"{row['bare_images_per_second']:8.1f}{row['ratio']:8.3f}{row['cpu_ratio']:8.3f}"
             f"{row['cpu_seconds_outside_backbone']:10.2f} s"
         )
-    common.print_json(result)
+    sizes = {"num_classes": num_classes, "batch_size": BATCH_SIZE, "image_size": IMAGE_SIZE}
+    common.print_json({**sizes, "backbones": rows})
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, needs_idle=True)

@@ -120,7 +120,7 @@ class Runner:
         (workdir / "features").symlink_to(self.features.train_folder.resolve())
         records, strategy = self.features.records, tf.distribute.get_strategy()
         if config.distillation.teachers:
-            cache = FeatureCache(workdir / "teachers", strategy)
+            cache = FeatureCache(workdir / "teachers" / "cached", strategy)
             cache.compute(records, "", RowEmbedder(teacher_rows), "teachers", show_progress=False)
         records = {domain: records[domain]} if domain else records
         best_layer, best_score = None, -1.0

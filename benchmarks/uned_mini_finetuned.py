@@ -11,7 +11,6 @@ the speed of training is measured with teachers that run on each batch, and with
 embeddings.
 """
 
-import json
 import time
 from pathlib import Path
 
@@ -21,17 +20,12 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 from uned_mini_table import format_scores, print_report
+from uned_runs import ORACLE, Runner, link
 
 from universal_embedding.commands.config_flag import read_config_flag
-from universal_embedding.datasets.records import default_data_dir, open_records
+from universal_embedding.datasets.records import default_data_dir
 from universal_embedding.errors import UserError
-from universal_embedding.evaluation.embed import embed_eval_sets, from_model, open_eval_sets
-from universal_embedding.evaluation.evaluate import evaluate_domains
-from universal_embedding.files import atomic_write
-from universal_embedding.training.checkpoints import load_embedding_model
 from universal_embedding.training.experiment import Experiment
-from universal_embedding.training.run_directory import write_config
-from universal_embedding.training.teachers import Teachers
 
 DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Directory of prepared datasets.")
 BACKBONE = flags.DEFINE_string(
@@ -51,7 +45,6 @@ MEASURE_SPEED = flags.DEFINE_bool(
 )
 
 DATASET = "uned_mini"
-ORACLE = "specialists + oracle"
 # Arguments of the recipe `distill`, which holds every other value, for each row of the table.
 UNIVERSAL_MODELS = {
     "joint": "method=joint",
@@ -69,90 +62,29 @@ UNIVERSAL_MODELS = {
 SPEED_STEPS = 20
 
 
-class Runner:
-    """Trains and scores models of the dataset, in one directory per seed."""
+class FinetunedRunner(Runner):
+    """Trains and scores a seed's models; other numbers of steps have another directory."""
 
-    def __init__(self):
-        self.eval_sets = {s: open_eval_sets(DATA_DIR.value, DATASET, s) for s in ("val", "test")}
-        self.records = {
-            domain: open_records(DATA_DIR.value, DATASET, domain, "train")
-            for domain in self.eval_sets["test"]
-        }
-        self.features_folder = Path(WORKDIR.value) / "features"
-        self.features_folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, seed):
+        workdir = Path(WORKDIR.value)
+        folder = workdir / f"{STEPS.value}-steps" / str(seed)
+        super().__init__(DATA_DIR.value, DATASET, folder, workdir / "features")
+        self.seed = seed
 
-    def make_config(self, argument, seed, steps=0):
-        teachers = seed_folder(seed) / "{domain}"
-        argument += f",dataset={DATASET},backbone={BACKBONE.value}"
-        argument += f",teachers={teachers},finetune_steps={steps or STEPS.value}"
-        config = read_config_flag(f"distill:{argument}")
-        config.seed = seed
-        return config
+    def make_config(self, name):
+        return self.recipe(UNIVERSAL_MODELS[name])
 
-    def run(self, name, config, domain=""):
-        """Trains and scores a model, unless an earlier call did; returns its scores by split."""
-        workdir = seed_folder(config.seed) / name
-        scores_file = workdir / "scores.json"
-        if not scores_file.exists():
-            model = self.train(workdir, config)
-            scores = {split: self.evaluate(model, split, domain) for split in self.eval_sets}
-            with atomic_write(scores_file) as file:
-                file.write(json.dumps(scores))
-        return json.loads(scores_file.read_text())
-
-    def train(self, workdir, config):
-        keras.backend.clear_session()
-        workdir.mkdir(parents=True, exist_ok=True)
-        link(workdir / "features", self.features_folder)
-        if config.distillation.teachers:
-            link(workdir / "teachers", self.cache_teachers(config))
-        records = {domain: self.records[domain] for domain in config.data.domains or self.records}
-        strategy = tf.distribute.get_strategy()
-        experiment = Experiment.from_config(config, records, workdir, strategy)
-        write_config(workdir, config, experiment.data_summary())
-        common.train_to_end(experiment)
-        return load_embedding_model(workdir)
-
-    def cache_teachers(self, config):
-        """The directory with the embeddings of the training images by the seed's specialists."""
-        self.run_specialists(config.seed)
-        folder = seed_folder(config.seed) / "teacher_embeddings"
-        teachers = Teachers(config.distillation.teachers, list(self.records))
-        teachers.cached_embeddings(folder, self.records, tf.distribute.get_strategy())
-        return folder
-
-    def evaluate(self, model, split, domain=""):
-        eval_sets = self.eval_sets[split]
-        eval_sets = {domain: eval_sets[domain]} if domain else eval_sets
-        return evaluate_domains(embed_eval_sets(from_model("model", model, 64), eval_sets))
-
-    def run_specialists(self, seed):
-        """Routes each query to its own domain's model and index.
-
-        Returns:
-            The validation score, and the test scores by protocol.
-        """
-        scores = {split: {} for split in self.eval_sets}
+    def make_specialist(self, domain):
         steps = STEPS.value // len(self.records)
-        for domain in self.records:
-            config = self.make_config(f"method=specialist,domain={domain}", seed, steps)
-            result = self.run(domain, config, domain)
-            for split, by_domain in scores.items():
-                by_domain[domain] = result[split]["separate"][domain]
-        for by_domain in scores.values():
-            metrics = [key for key in next(iter(by_domain.values())) if "_at_" in key]
-            by_domain["mean"] = {
-                metric: np.mean([domain[metric] for domain in by_domain.values()])
-                for metric in metrics
-            }
-        # The oracle knows each query's domain, so both protocols have the same scores.
-        test_scores = {"merged": scores["test"], "separate": scores["test"]}
-        return scores["val"]["mean"]["r_at_1"], test_scores
+        return self.recipe(f"method=specialist,domain={domain}", steps)
 
-    def run_universal(self, name, seed):
-        """The validation score and the test scores by protocol of a row of the table."""
-        result = self.run(name, self.make_config(UNIVERSAL_MODELS[name], seed))
-        return result["val"]["merged"]["mean"]["r_at_1"], result["test"]
+    def recipe(self, argument, steps=0):
+        """The recipe `distill` with an argument."""
+        argument += f",dataset={DATASET},backbone={BACKBONE.value}"
+        argument += f",teachers={self.folder}/{{domain}},finetune_steps={steps or STEPS.value}"
+        config = read_config_flag(f"distill:{argument}")
+        config.seed = self.seed
+        return config
 
     def measure_speeds(self):
         """Training images per second by batching and kind of teachers (distance_distribution)."""
@@ -166,7 +98,8 @@ class Runner:
     def measure_speed(self, batching, teachers):
         keras.backend.clear_session()
         method = "joint" if teachers == "none" else "distance_distribution"
-        config = self.make_config(f"method={method},batching={batching},sampler=round_robin", 0)
+        self.run_row(ORACLE)
+        config = self.recipe(f"method={method},batching={batching},sampler=round_robin")
         config.stages = config.stages[1:]
         config.stages[0].steps = SPEED_STEPS
         config.distillation.cache_teachers = teachers == "cached"
@@ -199,26 +132,17 @@ class Stopwatch:
         return steps * config.data.batch_size / (self.times[-1] - self.times[0])
 
 
-def seed_folder(seed):
-    """The directory of a seed's runs; other numbers of steps have another one."""
-    return Path(WORKDIR.value) / f"{STEPS.value}-steps" / str(seed)
-
-
-def link(path, target):
-    if not path.exists():
-        path.symlink_to(target.resolve())
-
-
 def main():
     rows = [ORACLE, *UNIVERSAL_MODELS]
     names = MODELS.value or rows
     if unknown := set(names) - set(rows):
         raise UserError(f"--models={','.join(sorted(unknown))}; there are {', '.join(rows)}")
-    runner, results = Runner(), {}
+    results = {}
     for seed in map(int, SEEDS.value):
+        runner = FinetunedRunner(seed)
         for name in names:
-            is_oracle = name == ORACLE
-            result = runner.run_specialists(seed) if is_oracle else runner.run_universal(name, seed)
+            scores = runner.run_row(name)
+            result = (scores["val"]["merged"]["mean"]["r_at_1"], scores["test"])
             results.setdefault(name, []).append(result)
             print(f"seed {seed}, {name}: {format_scores([result])}", flush=True)
     for name, seed_results in results.items():

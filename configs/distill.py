@@ -13,7 +13,8 @@ Arguments:
   baseline: specialist (of `domain`), joint or separate (universal, classification alone).
 - `batching`, mixed or per_domain, and `sampler`, as in `config.data`.
 - `teachers`: run directories of the specialists, with {domain} for the key; without {domain}, one
-  universal model that teaches a smaller one.
+  universal model that teaches a smaller one. Several, joined by +, teach side by side; each is a
+  run, a SavedModel, a backbone or a table of embeddings (see training.config.teacher).
 - `finetune_steps`: steps in which the last eleven blocks train too, after a linear layer over
   features of the frozen backbone.
 - `dataset`, a prepared data set; `backbone`, anything that models.backbones.load_backbone takes.
@@ -28,7 +29,13 @@ downloads, is untested.
 """
 
 from universal_embedding.errors import UserError
-from universal_embedding.training.config import base_config, parse_argument, shrink, stage
+from universal_embedding.training.config import (
+    base_config,
+    parse_argument,
+    shrink,
+    stage,
+    teacher,
+)
 
 # Distillation losses and their weights, beside 1 for classification.
 DISTILLATION = {"distance_distribution": 1.0, "distance": 10.0, "rkd_distance": 30.0}
@@ -92,7 +99,7 @@ def get_config(argument=""):
         config.evals.val.every_steps = 0
     config.checkpoint_every_steps = steps + finetune_steps
     if method in DISTILLATION:
-        config.distillation.teachers = arg.teachers
+        config.distillation.teachers = tuple(map(teacher, arg.teachers.split("+")))
         config.distillation.cache_teachers = True
         config.losses[method].weight = DISTILLATION[method]
     distribution = config.losses.distance_distribution

@@ -14,7 +14,13 @@ joint 0.576 / 0.427, teacher 0.823 / 0.707 (benchmarks/results/distillation.md).
 """
 
 from universal_embedding.errors import UserError
-from universal_embedding.training.config import base_config, parse_argument, shrink, stage
+from universal_embedding.training.config import (
+    base_config,
+    parse_argument,
+    shrink,
+    stage,
+    teacher,
+)
 
 LOSS_WEIGHTS = {"joint": 0.0, "distance_distribution": 1.0, "distance": 10.0, "rkd_distance": 10.0}
 
@@ -43,7 +49,7 @@ def get_config(argument=""):
     config.stages = (stage(name="all", steps=arg.steps, warmup_steps=warmup_steps, **rates),)
     if arg.method != "joint":
         config.losses[arg.method].weight = LOSS_WEIGHTS[arg.method]
-        config.distillation.teachers = arg.teacher
+        config.distillation.teachers = (teacher(arg.teacher),)
         config.distillation.cache_teachers = True
         config.losses.distance_distribution.teacher_temperature = 0.2
         config.losses.distance_distribution.student_temperature = 0.2

@@ -13,6 +13,7 @@ from universal_embedding.files import (
     as_path,
     atomic_directory,
     atomic_write,
+    fetch,
     file_size,
     is_remote,
     list_directory,
@@ -21,6 +22,31 @@ from universal_embedding.files import (
 )
 
 enable_ram_paths()
+
+
+def test_names_of_objects_cannot_leave_the_copy_of_a_bucket(tmp_path, monkeypatch):
+    """An object store keeps `..` in a name as it is."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "a/b"))
+    (tmp_path / "a/b").mkdir(parents=True)
+    path, name = as_path("ram://hostile/model"), "../../../escaped.txt"
+    path.mkdir(parents=True)
+    with tf.io.gfile.GFile(f"{path}/{name}", "w") as file:
+        file.write("content")
+    monkeypatch.setattr(type(path), "walk", lambda self: iter([(self, [], [name])]))
+    with pytest.raises(UserError, match=r"holds the unsafe name .*\.\./.*: refused"):
+        fetch(path)
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_upload_that_fails_is_one_line(monkeypatch):
+    def fail(*_, **__):
+        raise tf.errors.UnavailableError(None, None, "503\nService Unavailable")
+
+    path = as_path("ram://unavailable/metrics.jsonl")
+    monkeypatch.setattr(type(path), "open", fail)
+    message = r"cannot access ram://unavailable/.* \(503 Service Unavailable"
+    with pytest.raises(UserError, match=message), atomic_write(path) as file:
+        file.write("row")
 
 
 @pytest.fixture(params=["local", "ram"])

@@ -16,17 +16,27 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 __version__ = "0.1.0"
-__all__ = ["Embedder", "ImageIndex", "UserError", "evaluate", "list_backbones", "load_backbone"]
+__all__ = [
+    "Embedder",
+    "EmbeddingTransform",
+    "ImageIndex",
+    "UserError",
+    "evaluate",
+    "list_backbones",
+    "load_backbone",
+]
 
 if TYPE_CHECKING:
     from universal_embedding.app.image_index import ImageIndex
     from universal_embedding.errors import UserError
     from universal_embedding.evaluation.evaluate import evaluate
+    from universal_embedding.evaluation.transforms import EmbeddingTransform
     from universal_embedding.export.embedder import Embedder
     from universal_embedding.models.backbones import list_backbones, load_backbone
 
 _MODULES = {
     "Embedder": "universal_embedding.export.embedder",
+    "EmbeddingTransform": "universal_embedding.evaluation.transforms",
     "ImageIndex": "universal_embedding.app.image_index",
     "UserError": "universal_embedding.errors",
     "evaluate": "universal_embedding.evaluation.evaluate",

@@ -26,9 +26,11 @@ VERBS = (
     "index",
     "query",
     "evaluate-index",
+    "duplicates",
     "serve",
     "make-solution",
     "score",
+    "info",
 )
 
 

@@ -88,6 +88,8 @@ def fetch(path: str | os.PathLike) -> Path:
             raise UserError(f"{source} does not exist; check the path")
         for file in files:
             copy = target / file.relative_to(source)
+            if ".." in copy.parts:
+                raise UserError(f"{source} holds the unsafe name {file}: refused")
             copy.parent.mkdir(parents=True, exist_ok=True)
             with file.open("rb") as content, copy.open("wb") as out:
                 shutil.copyfileobj(content, out, _CHUNK)
@@ -231,7 +233,7 @@ def atomic_write(path: str | os.PathLike, mode: str = "w") -> Iterator[IO[Any]]:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -267,7 +269,7 @@ def atomic_directory(path: str | os.PathLike) -> Iterator[Path]:
                     os.fsync(written.fileno())
         _check_unused(path)
         partial.rename(path)  # fails if `path` was filled since
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 @contextlib.contextmanager
@@ -292,7 +294,7 @@ def _check_unused(path: epath.Path) -> None:
         raise UserError(f"{path} already exists: remove it or name another directory")
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Makes a rename survive a loss of power."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -326,7 +328,7 @@ def _is_running(process_id: int) -> bool:
 
 
 def _upload(file: Path, target: epath.Path) -> None:
-    with file.open("rb") as source, target.open("wb") as out:
+    with reporting_storage_errors(target), file.open("rb") as source, target.open("wb") as out:
         shutil.copyfileobj(source, out, _CHUNK)
 
 

@@ -208,3 +208,30 @@ def is_deterministic() -> bool:
     from tensorflow.python.framework import config
 
     return config.is_op_determinism_enabled()
+
+
+@functools.cache
+def add_erfc_to_tf2onnx() -> None:
+    """Teaches tf2onnx 1.17 the op `Erfc`, of which TensorFlow makes its exact GELU.
+
+    ONNX has no such operator; onnxruntime refuses a file with the op left as it is.
+    """
+    import numpy as np
+    from tf2onnx import utils
+    from tf2onnx.handler import tf_op
+
+    @tf_op("Erfc")
+    class Erfc:
+        """erfc(x) = 1 - erf(x)."""
+
+        @classmethod
+        def version_9(cls, ctx: Any, node: Any, **kwargs: Any) -> None:
+            """Replaces a node."""
+            dtype, shape = ctx.get_dtype(node.output[0]), ctx.get_shape(node.output[0])
+            source, outputs = node.input[0], node.output
+            one = ctx.make_const(utils.make_name("one"), np.array(1, np.float32)).output[0]
+            ctx.remove_node(node.name)
+            erf = ctx.make_node("Erf", [source], dtypes=[dtype], shapes=[shape])
+            ctx.make_node(
+                "Sub", [one, erf.output[0]], outputs=outputs, dtypes=[dtype], shapes=[shape]
+            )

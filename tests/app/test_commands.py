@@ -10,8 +10,12 @@ from tests.helpers.processes import run_cli
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["index", "--images=x", "--output=y"], "the following arguments are required: --model"),
+        (["index", "--images=x", "--output=y"], "give --model and --images, or --embeddings"),
         (["index", "--model=m", "--images=x", "--output=y", "--image=x"], "no flag --image"),
+        (
+            ["index", "--model=m", "--images=x", "--output=y", "--dtype=int8"],
+            "--dtype has no effect",
+        ),
         (["query", "--index=absent", "--image=README.none"], "the file is missing"),
         (["query", "--index=absent", "--image=x", "--k=0"], "0 is below 1"),
         (["evaluate-index", "--index=absent"], "absent holds no index"),

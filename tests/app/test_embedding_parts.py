@@ -1,6 +1,7 @@
 """Embedding into parts: layout, errors, resuming after kills, and Beam."""
 
 import functools
+import os
 import random
 import subprocess
 import sys
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 
 from tests.helpers.image_folder import MeanColorModel, write_color_folder
-from tests.helpers.processes import run_cli
-from universal_embedding.app.embedding_parts import PartsConfig, embed_images, read_parts
+from tests.helpers.processes import call_cli
+from universal_embedding.app.embedding_parts import PartsConfig, embed_images
 from universal_embedding.app.image_sources import open_source
+from universal_embedding.app.vector_files import read_vectors
 from universal_embedding.datasets.beam import parse_beam_options
 from universal_embedding.datasets.image_files import read_image
 from universal_embedding.errors import UserError
@@ -53,7 +55,7 @@ def content(directory):
 
 def test_row_of_one_file_is_the_row_of_the_other(folder, tmp_path):
     assert embed(folder, tmp_path / "out") == (12, 1)
-    parts = list(read_parts(tmp_path / "out"))
+    parts = list(read_vectors(tmp_path / "out"))
     assert [(name, len(rows)) for name, rows, _ in parts] == [
         ("part-00000", 5),
         ("part-00001", 5),
@@ -80,7 +82,7 @@ def test_int8_rows_are_within_half_a_step(folder, tmp_path):
     embed(folder, tmp_path / "exact", dtype="float32")
     embed(folder, tmp_path / "int8", dtype="int8")
     for (_, rows, _), (_, exact, table) in zip(
-        read_parts(tmp_path / "int8"), read_parts(tmp_path / "exact"), strict=True
+        read_vectors(tmp_path / "int8"), read_vectors(tmp_path / "exact"), strict=True
     ):
         codes = np.load(tmp_path / "int8" / "part-00000.npy")
         assert codes.dtype == np.int8 and abs(codes).max() == 127
@@ -188,16 +190,28 @@ def test_parquet_list_names_the_images(folder, tmp_path):
 
 def test_vectors_of_another_program_are_read(tmp_path):
     np.save(tmp_path / "vectors.npy", np.array([[3.0, 4], [0, 0]]))
-    ((name, rows, table),) = read_parts(tmp_path)
+    ((name, rows, table),) = read_vectors(tmp_path)
     np.testing.assert_allclose(rows, [[0.6, 0.8], [0, 0]])
     assert name == "vectors" and table["name"].to_pylist() == ["vectors/0", "vectors/1"]
     np.save(tmp_path / "vectors.npy", np.zeros(3))
     with pytest.raises(UserError, match=r"vectors.npy has shape \(3,\)"):
-        list(read_parts(tmp_path))
+        list(read_vectors(tmp_path))
+
+
+def test_images_whose_names_cannot_be_stored_are_named(folder, tmp_path):
+    for name in (b"caf\xe9.png", b"two\nlines.png"):
+        (folder / os.fsdecode(name)).write_bytes((folder / "green" / "2.png").read_bytes())
+    (folder / "gone.png").symlink_to("nowhere")
+    assert embed(folder, tmp_path / "out") == (15, 4)
+    rows = parquet.read_table(tmp_path / "out" / "errors.parquet").to_pylist()
+    reasons = {row["name"]: row["error"] for row in rows}
+    assert "not UTF-8" in reasons["caf\\udce9.png"]
+    assert "control character" in reasons["two\\nlines.png"]
+    assert reasons["gone.png"] == "the file is missing"
 
 
 def test_command_without_its_model_says_so_in_one_line(folder, tmp_path):
-    code, _, err = run_cli(
+    code, _, err = call_cli(
         "embed", "--model=absent", f"--images={folder}", f"--output={tmp_path / 'out'}"
     )
     assert code == 1

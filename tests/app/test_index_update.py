@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 from tests.helpers.image_folder import draw_color
+from tests.helpers.tiny_model import export_tiny_model
 from universal_embedding.app import index_update
 from universal_embedding.app.image_index import ImageIndex
 from universal_embedding.app.index_files import IndexFiles
 from universal_embedding.app.index_update import update_index
 from universal_embedding.datasets.image_files import read_image
 from universal_embedding.errors import UserError
+from universal_embedding.export.embedder import Embedder
 
 
 def test_first_update_embeds_all_and_lists_the_corrupt(folder, model, tmp_path):
@@ -101,3 +103,20 @@ def test_anything_but_an_index_is_refused(folder, model, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no images"):
         update_index(tmp_path / "k", tmp_path / "empty", model)
+
+
+def test_an_index_of_prefixes_is_searched_and_updated_by_them(folder, tmp_path):
+    exported = export_tiny_model(tmp_path)[1]
+    model = Embedder.from_pretrained(exported, dimension=7)
+    index, _ = update_index(tmp_path / "i", folder, model)
+    images = [read_image(folder / name) for name in index.names]
+    whole = Embedder.from_pretrained(exported).encode(images)[:, :7]
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    np.testing.assert_allclose(index.embeddings, expected, atol=1e-6)
+    loaded = ImageIndex.load(tmp_path / "i")  # opens the model by itself
+    assert loaded.search(images[3], k=1)[0].name == index.names[3]
+    assert update_index(tmp_path / "i", folder, model)[1].unchanged == 12
+    with pytest.raises(UserError, match=r"7 dimensions, .* gives 64: give --dimension=7"):
+        update_index(tmp_path / "i", folder, Embedder.from_pretrained(exported))
+    with pytest.raises(UserError, match="dimension=65 is not a prefix of the 64"):
+        Embedder.from_pretrained(exported, dimension=65)

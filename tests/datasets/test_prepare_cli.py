@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.helpers.layouts import write_image, write_small_dataset, write_uned_layout
-from tests.helpers.processes import run_cli, start
+from tests.helpers.processes import call_cli, run_cli, start
 from universal_embedding.datasets import prepare
 from universal_embedding.datasets.records import list_prepared_domains, open_records
 from universal_embedding.errors import UserError
@@ -44,7 +44,7 @@ def test_corrupt_image_is_refused_by_name(tmp_path):
     file = root / "images/toys/a/3.jpg"
     file.write_bytes(b"nothing")
     flags = [f"--manual_dir={root}", f"--data_dir={tmp_path}/data", "--domains=toys"]
-    assert_refused(run_cli("prepare", *flags), str(file), "--skip_corrupt")
+    assert_refused(call_cli("prepare", *flags), str(file), "--skip_corrupt")
 
 
 def write_large_domain(root, count):
@@ -81,7 +81,7 @@ def test_bucket_that_cannot_be_reached_is_one_line(tmp_path, flag):
     write_small_dataset(tmp_path / "small")
     flags = {"manual_dir": tmp_path / "small", "data_dir": tmp_path / "data"}
     flags[flag] = f"gs://no-such-bucket-of-universal-embedding/{flag}"
-    result = run_cli("prepare", *(f"--{name}={value}" for name, value in flags.items()))
+    result = call_cli("prepare", *(f"--{name}={value}" for name, value in flags.items()))
     assert_refused(result, f"cannot access {flags[flag]}", "its bucket exists")
     assert not list(tmp_path.rglob("gs:*"))
 
@@ -89,7 +89,7 @@ def test_bucket_that_cannot_be_reached_is_one_line(tmp_path, flag):
 def test_other_file_systems_are_refused(tmp_path):
     write_small_dataset(tmp_path / "small")
     flags = [f"--manual_dir={tmp_path}/small", "--data_dir=ftp://host/data"]
-    assert_refused(run_cli("prepare", *flags), "ftp://host/data", "gs://")
+    assert_refused(call_cli("prepare", *flags), "ftp://host/data", "gs://")
 
 
 BEAM = "runner=DirectRunner,direct_num_workers=2,direct_running_mode=multi_processing"
@@ -124,7 +124,7 @@ def test_wrong_beam_options_are_refused(tmp_path):
     write_image(tmp_path / "zoo/a/1.png")
     flags = [f"--manual_dir={tmp_path}/zoo", "--dataset=folder", f"--data_dir={tmp_path}/data"]
     options = "--beam_pipeline_options=direct_num_workers=many"
-    assert_refused(run_cli("prepare", *flags, options), "direct_num_workers")
+    assert_refused(call_cli("prepare", *flags, options), "direct_num_workers")
 
 
 @pytest.mark.slow

@@ -51,6 +51,16 @@ def test_records_have_the_original_bytes_labels_and_ids(prepared):
     assert records.read([]) == []
 
 
+def test_selected_records_are_records_of_their_own(prepared):
+    records = open_records(prepared[1], "small", "toys", "train")
+    selected = records.select(np.array([5, 0, 3])).select(np.array([2, 0]))
+    for copy in (selected, pickle.loads(pickle.dumps(selected))):
+        assert len(copy) == 2 and copy.read([0, 1]) == records.read([3, 5])
+        assert copy.labels.values.tolist() == [0, 2]
+        assert copy.image_ids.tolist() == ["toys/a/3.jpg", "toys/a/5.jpg"]
+    assert len(records) == 7 and len(pickle.loads(pickle.dumps(records))) == 7
+
+
 def test_an_image_may_have_several_labels(prepared):
     records = open_records(prepared[1], "small", "toys", "test")
     assert [records.labels[i].tolist() for i in range(2)] == [[20, 21], [20]]

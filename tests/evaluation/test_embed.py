@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.fake_records import FakeRecords, make_domains
+from universal_embedding.datasets.embedding_table import EmbeddingTable, write_npz
 from universal_embedding.errors import UserError
 from universal_embedding.evaluation.embed import (
     EmbeddingSource,
@@ -11,7 +12,6 @@ from universal_embedding.evaluation.embed import (
     from_encoder,
     from_npz,
 )
-from universal_embedding.evaluation.embeddings import NpzEmbeddings, write_npz
 
 
 def make_records(labels):
@@ -75,7 +75,7 @@ def test_written_npz_is_read_back(tmp_path):
     records = make_records([1, 2, 3])
     rows = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     write_npz(tmp_path / "e.npz", [(records, rows)])
-    np.testing.assert_array_equal(NpzEmbeddings(tmp_path / "e.npz")(records), rows)
+    np.testing.assert_array_equal(EmbeddingTable(tmp_path / "e.npz")(records), rows)
 
 
 def test_encoder_gets_every_image_once_in_batches_and_in_order():

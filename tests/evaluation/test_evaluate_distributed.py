@@ -20,12 +20,16 @@ def run_flags(tmp_path_factory):
     flags += ["--config.model.image_size=32", f"--workdir={folder / 'run'}"]
     code, _, err = run_cli("train", *flags)
     assert code == 0, err[-3000:]
-    return [f"--model={folder / 'run'}", "--bootstrap_samples=20", "--batch_size=3"]
+    options = ["--bootstrap_samples=20", "--batch_size=3"]
+    options += ["--transform=none,whiten", "--embedding_dim=3"]
+    return [f"--model={folder / 'run'}", *options]
 
 
 def read_scores(folder):
     report = json.loads((folder / "report.json").read_text())
-    return {name: report[name] for name in ("merged", "separate")}
+    (whitened,) = report["comparisons"].values()
+    assert whitened["transform"]["fitted_on"]["num_images"] == {"birds": 24, "toys": 24}
+    return [{name: r[name] for name in ("merged", "separate")} for r in (report, whitened)]
 
 
 def test_two_devices_and_two_hosts_give_the_scores_of_one(run_flags, tmp_path):

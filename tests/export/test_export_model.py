@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.processes import run_cli
 from tests.helpers.tiny_model import draw_image
 from universal_embedding.errors import UserError
-from universal_embedding.export import model_card
+from universal_embedding.export import export, model_card
 from universal_embedding.export.embedder import Embedder
 from universal_embedding.export.export import export_model
 from universal_embedding.training.checkpoints import Checkpoints
@@ -38,7 +38,7 @@ def run(tmp_path_factory):
 def test_export_model_writes_zip_saved_model_and_cards(run, tmp_path):
     folder, model = run
     lines = export_model(folder, tmp_path / "submission.zip", tmp_path / "model")
-    assert len(lines) == 4 and "float32 weights" in lines[0]
+    assert len(lines) >= 4 and "float32 weights" in lines[0]
     images = np.stack([draw_image(30, 50, seed) for seed in range(3)])
     embeddings = Embedder.from_pretrained(tmp_path / "model").encode(images)
     np.testing.assert_allclose(embeddings, model(images), atol=1e-5)
@@ -94,6 +94,30 @@ def test_export_model_does_not_overwrite(run, tmp_path):
         export_model(run[0], None, tmp_path)
     with pytest.raises(UserError, match="nothing to write"):
         export_model(run[0])
+
+
+def test_killed_export_is_absent_and_the_next_one_replaces_its_card(run, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    path, saved_model = tmp_path / "a.zip", tmp_path / "model"
+    for moment, num_cards in (("verify_export", 0), ("write_model_card", 0), ("_publish", 2)):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(export, moment, kill)
+            export_model(run[0], path, saved_model)
+        assert not path.exists() and not saved_model.exists()
+        assert len(list(tmp_path.iterdir())) == num_cards
+    card = tmp_path / "a.zip.card.json"
+    card.write_text(card.read_text().replace("fingerprint", "stale"))
+    with pytest.raises(UserError, match=r"a\.zip\.card\.json already exists"):
+        export_model(run[0], path)
+    card.write_text(card.read_text().replace("stale", "fingerprint"))
+    export_model(run[0], path)
+    fingerprint = Embedder.from_pretrained(path).fingerprint
+    assert json.loads(card.read_text())["fingerprint"] == fingerprint
 
 
 def test_license_of_known_and_unknown_backbones():

@@ -22,7 +22,9 @@ def test_no_op_is_unknown_to_tensorflow_2_6(exported):
     assert "DisableCopyOnRead" not in ops
 
 
-@pytest.mark.parametrize("resize_mode", ["squash", "crop", "pad"])
+@pytest.mark.parametrize(
+    "resize_mode", ["squash", pytest.param("crop", marks=pytest.mark.slow), "pad"]
+)
 def test_saved_model_equals_the_model(resize_mode, tmp_path):
     model = build_model(resize_mode=resize_mode, seed=3)
     saved_model.save_model(model, tmp_path / "model")
@@ -48,7 +50,7 @@ def test_batch_of_n_equals_n_single_calls(exported):
         np.testing.assert_allclose(batch[name], rows, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("has_bias", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_mixed_precision_model_is_exported_in_float32(tmp_path, has_bias):
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:

@@ -69,6 +69,11 @@ class FakeRecords:
     def __len__(self):
         return len(self.labels)
 
+    def select(self, indices):
+        """Records without images: those at `indices`."""
+        labels = [self.labels[i] for i in indices]
+        return FakeRecords(self.domain, labels, None, self.split, self.image_ids[indices])
+
     def read(self, indices):
         """The images, from the files."""
         examples = read_records(

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.python.distribute import device_util, distribute_lib
 from tensorflow.python.distribute.tpu_strategy import TPUExtended, TPUStrategyV2
 
-CPU = "/job:localhost/replica:0/task:0/device:CPU:"
+THIS_HOST = "/job:localhost/replica:0/task:0"
+CPU = f"{THIS_HOST}/device:CPU:"
 
 # Ops without a TPU kernel that training code is likely to reach; on a TPU each is a round trip to
 # the host in every step, or an error.
@@ -27,13 +28,13 @@ HOST_OPS = frozenset(
 )
 
 
-def fake_tpu_strategy(num_cores=2):
-    """A TPUStrategy over the first `num_cores` logical CPUs of this process."""
-    names = [f"/job:localhost/replica:0/task:0/device:TPU:{i}" for i in range(num_cores)]
+def fake_tpu_strategy(num_cores=2, hosts=(THIS_HOST,)):
+    """A TPUStrategy over the first `num_cores` logical CPUs of each host, such as this process."""
+    names = [f"{host}/device:TPU:{i}" for host in hosts for i in range(num_cores)]
     metadata = types.SimpleNamespace(
         devices=[types.SimpleNamespace(name=name) for name in names],
-        num_hosts=1,
-        num_cores=num_cores,
+        num_hosts=len(hosts),
+        num_cores=len(names),
         num_of_cores_per_host=num_cores,
     )
     resolver = types.SimpleNamespace(
@@ -45,12 +46,20 @@ def fake_tpu_strategy(num_cores=2):
     )
     strategy = TPUStrategyV2.__new__(TPUStrategyV2)
     extended = TPUExtended.__new__(TPUExtended)
-    with mock.patch.object(device_util, "get_host_for_device", lambda _: f"{CPU}0"):
+    with mock.patch.object(device_util, "get_host_for_device", _cpu_of_host):
         extended.__init__(strategy, resolver)
     distribute_lib.Strategy.__init__(strategy, extended)
     strategy._enable_packed_variable_in_eager_mode = False
-    extended._tpu_devices = np.array([[f"{CPU}{i}"] for i in range(num_cores)], dtype=object)
+    cores = [name.replace(":TPU:", ":CPU:") for name in names]
+    extended._tpu_devices = np.array([[core] for core in cores], dtype=object)
+    for host in hosts:
+        of_host = [core for core in cores if core.startswith(f"{host}/")]
+        extended._device_input_worker_devices[_cpu_of_host(of_host[0])] = of_host
     return strategy
+
+
+def _cpu_of_host(device):
+    return device.rpartition(":")[0].replace("TPU", "CPU") + ":0"
 
 
 def graph_ops(concrete_function):

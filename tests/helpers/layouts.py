@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from universal_embedding.datasets import prepare
+
 
 def write_image(path: Path, seed: int = 0, **options) -> Path:
     """Writes a small image of noise, different for each seed."""
@@ -48,3 +50,8 @@ def write_small_dataset(root: Path) -> Path:
         "birds",
         {"train": [("birds/x.jpg", 0)], "test": [("birds/y.jpg", 5), ("birds/z.jpg", 5)]},
     )
+
+
+def toys_builder(data_dir, **options):
+    """The builder of the domain `toys` of a data set `small`."""
+    return prepare.make_builder("small", "toys", data_dir=data_dir, **options)

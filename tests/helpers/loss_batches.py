@@ -5,16 +5,21 @@ import tensorflow as tf
 
 from universal_embedding.training.config import base_config
 from universal_embedding.training.losses import LOSSES, LossContext, ModelOutputs
+from universal_embedding.training.strategy import mirrored
 
 
-class ArrayTeachers:
-    """Teachers whose embeddings come with the batch."""
+class ArrayTeacher:
+    """A teacher whose embeddings come with the batch, and perhaps `known [b]`."""
 
-    def __init__(self, is_universal=False):
-        self.is_universal = is_universal
+    def __init__(self, is_universal=False, name="teacher", weight=1.0):
+        self.is_universal, self.name, self.weight = is_universal, name, weight
+        self.known_domains = [True]
 
     def __call__(self, batch):
-        return batch["teacher"]
+        return batch[self.name]
+
+    def knows(self, batch):
+        return batch.get(f"known {self.name}")
 
 
 def unit_rows(rows):
@@ -32,10 +37,10 @@ def random_batch(seed=0, size=12, num_domains=3, teacher_dim=7, student_dim=5, n
 
 
 def make_loss(name, is_universal=False, **options):
-    """The loss of this name with some of its options set, taught by `ArrayTeachers`."""
+    """The loss of this name with some of its options set, taught by an `ArrayTeacher`."""
     config = base_config()
     config.losses[name].update(options)
-    return LOSSES[name](LossContext(config, None, {}, ArrayTeachers(is_universal)))
+    return LOSSES[name](LossContext(config, None, {}, [ArrayTeacher(is_universal)]))
 
 
 def model_outputs(embedding, features=None):
@@ -45,6 +50,28 @@ def model_outputs(embedding, features=None):
 def loss_values(loss, batch):
     batch = {name: tf.constant(value) for name, value in batch.items()}
     return loss(batch, model_outputs(batch["student"])).numpy()
+
+
+def on_replicas(compute, batch, strategy=None, num_replicas=1):
+    """`compute(slice)` of each replica's slice of a batch, joined along the last axis.
+
+    Args:
+        compute: A function of a dict of tensors.
+        batch: Arrays by name.
+        strategy: The replicas; None: `num_replicas` of them.
+        num_replicas: Number of replicas.
+    """
+    if strategy is None:
+        strategy = mirrored(num_replicas) if num_replicas > 1 else tf.distribute.get_strategy()
+    count = strategy.num_replicas_in_sync
+
+    def part(context):
+        replica = context.replica_id_in_sync_group
+        return {k: tf.constant(np.split(np.asarray(v), count)[replica]) for k, v in batch.items()}
+
+    parts = strategy.experimental_distribute_values_from_function(part)
+    results = strategy.experimental_local_results(strategy.run(tf.function(compute), args=(parts,)))
+    return np.concatenate([result.numpy() for result in results], axis=-1)
 
 
 def loss_gradient(loss, batch, watched="student"):

@@ -13,7 +13,8 @@ from absl import logging
 
 from tests.helpers.numpy_hashing import hash_ints, index_shuffle
 from universal_embedding.errors import UserError
-from universal_embedding.input.batch_sampler import SLOTS_PER_CYCLE, BatchSpec, SamplerState
+from universal_embedding.input.batch_sampler import BatchSpec
+from universal_embedding.input.domain_slots import SLOTS_PER_CYCLE, SamplerState
 from universal_embedding.input.samplers import make_domain_weights, normalize_weights
 
 if TYPE_CHECKING:

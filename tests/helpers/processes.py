@@ -1,11 +1,15 @@
 """Starts the project's programs as a user does: each in its own process."""
 
+import contextlib
+import io
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from universal_embedding import cli
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -51,6 +55,16 @@ def run(*arguments, **environment):
 def run_cli(verb, *arguments, **environment):
     """Runs `universal-embedding VERB ARGUMENTS` to its end; exit code, stdout and stderr."""
     return run("-m", "universal_embedding", verb, *arguments, **environment)
+
+
+def call_cli(verb, *arguments):
+    """As `run_cli` within this process: seconds faster, but deaf to what C libraries print."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            cli.main([verb, *map(str, arguments)])
+        except SystemExit as ended:
+            return ended.code, out.getvalue(), err.getvalue()
 
 
 def kill_when(process, condition):

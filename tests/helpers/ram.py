@@ -1,5 +1,7 @@
 """`ram://`, a file system inside TensorFlow: the tests' stand-in for a bucket, one per process."""
 
+import contextlib
+
 from etils import epath
 from etils.epath import gpath, register
 
@@ -8,8 +10,9 @@ class _RamBackend(type(epath.backend.tf_backend)):
     """Unlike a bucket, TensorFlow's own `ram://` appends where it should replace a file."""
 
     def open(self, path, mode):
-        if "w" in mode and self.exists(path):
-            self.remove(path)
+        if "w" in mode:
+            with contextlib.suppress(FileNotFoundError):  # `exists` compares prefixes too
+                self.remove(path)
         return super().open(path, mode)
 
 

@@ -1,11 +1,12 @@
 """Batches that another process makes, as the hosts of a TPU slice do.
 
     python -m tests.helpers.remote_input server PORT
-    python -m tests.helpers.remote_input client PORT FOLDER MEMORY_MAP
+    python -m tests.helpers.remote_input client PORT FOLDER
+    python -m tests.helpers.remote_input slice PORT,PORT FOLDER
 
-    python -m tests.helpers.remote_input blind PORT FOLDER
-
-The client prints a digest of its own batches, then of those that the server made.
+The client prints digests of its own batches and of those that the server made, without and with a
+memory map, and then what each says of files that both or one of them see. The slice prints the host
+of each core's batches and their digest, then digests of the same slices made here.
 """
 
 import hashlib
@@ -17,7 +18,8 @@ def serve(port):
     import tensorflow as tf
 
     cluster = tf.train.ClusterSpec({"worker": [f"localhost:{port}"]})
-    server = tf.distribute.Server(cluster, job_name="worker", task_index=0)
+    two_cores = tf.compat.v1.ConfigProto(device_count={"CPU": 2})
+    server = tf.distribute.Server(cluster, job_name="worker", task_index=0, config=two_cores)
     print("ready", flush=True)
     server.join()
 
@@ -63,11 +65,45 @@ def look_for_files(folder):
                 print(error)
 
 
+def feed_slice(folder, num_hosts, num_cores=2, num_steps=3):
+    """Prints what a stage's own input brings to each core of a TPU slice, and what it should."""
+    import tensorflow as tf
+
+    from tests.helpers.fake_records import make_domains
+    from tests.helpers.fake_tpu import fake_tpu_strategy
+    from universal_embedding.training.config import base_config, stage
+    from universal_embedding.training.data import stage_batches
+    from universal_embedding.training.experiment import Experiment
+
+    config = base_config()
+    config.data.batch_size, config.model.backbone, config.model.image_size = 8, "small", 32
+    config.augmentation.mixup = 0.4
+    config.stages = (stage(steps=9, head_lr=0.1),)
+    records = make_domains({"a": 7, "b": 9}, folder=folder)
+    one_core = tf.distribute.get_strategy()
+    experiment = Experiment.from_config(config, records, folder, one_core)
+    (training,) = experiment.stages
+    whole = stage_batches(experiment, training, step=5)
+    hosts = [f"/job:worker/replica:0/task:{h}" for h in range(num_hosts)]
+    experiment.strategy = fake_tpu_strategy(num_cores, hosts)
+    sliced = stage_batches(experiment, training, step=5)
+    size = 8 // (num_hosts * num_cores)
+    for _ in range(num_steps):
+        expected, batch = next(whole), next(sliced)
+        local = {n: experiment.strategy.experimental_local_results(v) for n, v in batch.items()}
+        for core in range(num_hosts * num_cores):
+            part = {name: values[core] for name, values in local.items()}
+            rows = slice(core * size, (core + 1) * size)
+            devices = {value.device for value in part.values()}
+            print(digest(sorted((n, v.numpy()) for n, v in part.items())), *devices)
+            print(digest(sorted((n, v.numpy()[rows]) for n, v in expected.items())))
+
+
 def digest(batches):
     return hashlib.sha256(b"".join(values.tobytes() for _, values in batches)).hexdigest()
 
 
-def main(role, port, folder="", memory_map=""):
+def main(role, port, folder=""):
     if role == "server":
         return serve(port)
     import numpy as np
@@ -75,15 +111,18 @@ def main(role, port, folder="", memory_map=""):
 
     from tests.helpers.fake_records import make_domains
 
-    tf.config.experimental_connect_to_host(f"grpc://localhost:{port}", "worker")
-    if role == "blind":
-        return look_for_files(folder)
+    hosts = [f"grpc://localhost:{p}" for p in port.split(",")]
+    tf.config.experimental_connect_to_host(hosts, "worker")
+    if role == "slice":
+        return feed_slice(folder, len(hosts))
     records = make_domains({"a": 7, "b": 9}, folder=folder)
     for i, (domain, domain_records) in enumerate(records.items()):
         np.save(f"{folder}/{domain}.npy", np.full((len(domain_records), 3), i, np.float32))
-    print(digest(make_batches(records, memory_map == "True")))
-    with tf.device("/job:worker/task:0/device:CPU:0"):
-        print(digest(make_batches(records, memory_map == "True")))
+    for memory_map in (False, True):
+        print(digest(make_batches(records, memory_map)))
+        with tf.device("/job:worker/task:0/device:CPU:0"):
+            print(digest(make_batches(records, memory_map)))
+    return look_for_files(folder)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,20 @@ import numpy as np
 import tensorflow as tf
 
 from tests.helpers.loss_batches import unit_rows
+from universal_embedding.datasets.embedding_table import write_npz
+from universal_embedding.training.config import teacher
 from universal_embedding.training.train_step import TrainStep
 
 TEACHER_DIM = 6
+
+
+def teachers_for(loss, records, folder):
+    """Teachers of which `random_batch` makes the rows, for the losses that need some."""
+    if loss == "embedding_matching":
+        pairs = [(r, np.eye(len(r), TEACHER_DIM, dtype=np.float32)) for r in records.values()]
+        write_npz(folder / "table.npz", pairs)
+        return (teacher(str(folder / "table.npz")),)
+    return (teacher("not/loaded/{domain}"),) if "distance" in loss else ()
 
 
 def random_batch(experiment, stage, seed=0, num_classes=4):
@@ -27,8 +38,10 @@ def random_batch(experiment, stage, seed=0, num_classes=4):
     if stage.augmentation["mixup"] or stage.augmentation["cutmix"]:
         batch["label2"] = rng.integers(0, num_classes, size).astype(np.int32)
         batch["mix"] = rng.uniform(size=size).astype(np.float32)
-    if experiment.teachers is not None:
-        batch["teacher"] = unit_rows(rng.normal(size=(size, TEACHER_DIM)))
+    standardized = experiment.config.losses.embedding_matching.weight > 0
+    for member in experiment.teachers or ():
+        for key in member.batch_keys(standardized):
+            batch[key] = unit_rows(rng.normal(size=(size, TEACHER_DIM)))
     return batch
 
 

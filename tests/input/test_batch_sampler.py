@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests.helpers.fake_records import FakeRecords
 from tests.helpers.numpy_batch_sampler import NumpyBatchSampler
 from universal_embedding.errors import UserError
-from universal_embedding.input.batch_sampler import SLOTS_PER_CYCLE, BatchSampler, BatchSpec
+from universal_embedding.input.batch_sampler import BatchSampler, BatchSpec
+from universal_embedding.input.domain_slots import SLOTS_PER_CYCLE
 
 SIZES = {"a": 7, "b": 40, "c": 153}
 

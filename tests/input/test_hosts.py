@@ -67,30 +67,48 @@ def test_batches_from_a_remote_file_system_equal_those_from_local_files():
         assert_equal(take(make(remote)), take(make(local)))
 
 
-def ask_remote_host(role, *arguments):
-    """Runs a client of a host in another process; returns the lines that it prints."""
-    port = free_port()
-    server = start("-m", "tests.helpers.remote_input", "server", port)
+def ask_remote_hosts(role, *arguments, num_hosts=1):
+    """Runs a client of hosts in other processes; returns the lines that it prints."""
+    ports = [free_port() for _ in range(num_hosts)]
+    servers = [start("-m", "tests.helpers.remote_input", "server", port) for port in ports]
     try:
-        assert server.stdout.readline().strip() == "ready"
-        code, out, err = run("-m", "tests.helpers.remote_input", role, port, *arguments)
+        assert all(server.stdout.readline().strip() == "ready" for server in servers)
+        addresses = ",".join(map(str, ports))
+        code, out, err = run("-m", "tests.helpers.remote_input", role, addresses, *arguments)
     finally:
-        server.kill()
-        server.communicate()
+        for server in servers:
+            server.kill()
+            server.communicate()
     assert code == 0, err[-3000:]
     return out.splitlines()
 
 
-@pytest.mark.parametrize("memory_map", [True, False])
-def test_batches_made_by_another_process_are_the_same(memory_map, tmp_path):
-    local, remote = ask_remote_host("client", tmp_path, memory_map)
-    assert local == remote
+@pytest.fixture(scope="module")
+def remote_answers(tmp_path_factory):
+    return ask_remote_hosts("client", tmp_path_factory.mktemp("remote"))
 
 
-def test_files_that_a_remote_host_does_not_see_are_refused(tmp_path):
-    here, remote = ask_remote_host("blind", tmp_path)
+def test_batches_made_by_another_process_are_the_same(remote_answers):
+    assert len(remote_answers[0]) == 64 and len(set(remote_answers[:4])) == 1
+
+
+def test_files_that_a_remote_host_does_not_see_are_refused(remote_answers):
+    here, remote = remote_answers[4:]
     assert here == "seen"
     assert remote.startswith("host 3 of the run does not see ram://folder/a.tfrecord; put")
+
+
+@pytest.mark.slow
+def test_a_stage_feeds_every_core_of_a_tpu_slice_from_its_own_host(tmp_path):
+    """Two hosts of two cores, by TPUStrategy's own input code; three steps."""
+    lines = ask_remote_hosts("slice", tmp_path, num_hosts=2)
+    sliced, whole = lines[0::2], lines[1::2]
+    assert len(sliced) == len(whole) == 3 * 4
+    for core, (line, expected) in enumerate(zip(sliced, whole, strict=True)):
+        digest, device = line.split()
+        assert digest == expected
+        assert device == f"/job:worker/replica:0/task:{core % 4 // 2}/device:CPU:{core % 2}"
+    assert len(set(whole)) == 3 * 4
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +132,7 @@ def data_service():
     del workers, dispatcher
 
 
-@pytest.mark.parametrize("num_hosts", [1, 2])
+@pytest.mark.parametrize("num_hosts", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_data_service_keeps_the_batches_and_their_order(data_service, num_hosts):
     records = make_domains(SIZES)
     arguments = (records, make_sampler(records), MIXING, 7, num_hosts)

@@ -74,7 +74,7 @@ def test_most_images_of_training_batches_are_mixed(mixed, images_per_class, leas
     assert np.mean(shares) >= least
 
 
-@pytest.mark.parametrize("num_hosts", [2, 4])
+@pytest.mark.parametrize("num_hosts", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_order_does_not_depend_on_the_number_of_hosts(num_hosts):
     records = make_domains({"a": 30, "b": 50}, height=8, width=9)
     sampler = BatchSampler(records, 16, seed=5, mixed=True)

@@ -76,7 +76,7 @@ def test_training_batches_hold_what_the_sampler_says():
             np.testing.assert_array_equal(batch["image"][i], np.floor(image + 0.5))
 
 
-@pytest.mark.parametrize("num_hosts", [2, 3])
+@pytest.mark.parametrize("num_hosts", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_hosts_split_the_batch(num_hosts):
     by_host = [take(3, mixed=True, num_hosts=num_hosts, host_id=h) for h in range(num_hosts)]
     assert_hosts_split(take(3, mixed=True), by_host)
@@ -95,6 +95,7 @@ def digest(batches):
     return hashlib.sha256(b"".join(b["image"].tobytes() for b in batches)).hexdigest()
 
 
+@pytest.mark.slow
 def test_batches_equal_those_of_another_process():
     script = "from tests.input import test_pipeline as t; print(t.digest(t.take(3)))"
     code, out, err = run("-c", script, PYTHONHASHSEED="7")
@@ -305,7 +306,7 @@ def test_mixing_keeps_partners_and_skips_pairs_across_domains():
     assert mixed[0]["image"].shape == (6, 16, 16, 3)
 
 
-@pytest.mark.parametrize("num_hosts", [2, 3])
+@pytest.mark.parametrize("num_hosts", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_hosts_split_a_batch_of_mixed_images(num_hosts):
     batches = take(3, augmentation=MIXING)
     by_host = [

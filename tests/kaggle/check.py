@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.helpers import tiny_presets
 from universal_embedding.export.embedder import Embedder
 from universal_embedding.export.zip_archive import write_submission
-from universal_embedding.models.backbones import load_backbone
+from universal_embedding.models.backbones import FusedBackbone, load_backbone
 from universal_embedding.models.embedding_model import EmbeddingModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,10 @@ def backbone_builders(scratch: Path) -> dict[str, Callable[[], keras.Model]]:
         tiny_presets.make_tiny_model(name).save_to_preset(str(folder))
         return load_backbone(str(folder), tiny_presets.SIZE)
 
-    builders = {"small": lambda: load_backbone("small", 64)}
+    builders = {
+        "small": lambda: load_backbone("small", 64),
+        "joined": lambda: randomize_vectors(load_backbone("small@48+small+small@96", 64)),
+    }
     for name in APPLICATIONS:
         builders[name] = lambda name=name: randomize_vectors(
             load_backbone(name, 64, pretrained=False)
@@ -60,6 +63,21 @@ def randomize_vectors(backbone: keras.Model) -> keras.Model:
         elif len(weight.shape) == 1 and "float" in weight.dtype:
             weight.assign(rng.normal(0, 0.1, weight.shape))
     return backbone
+
+
+def make_model(backbone: keras.Model) -> EmbeddingModel:
+    """An embedding model; over joined backbones it standardizes their features."""
+    is_fused = isinstance(backbone, FusedBackbone)
+    model = EmbeddingModel(
+        backbone,
+        image_size=backbone.input_shape[1],
+        standardize=is_fused,
+        feature_power=0.5 if is_fused else 1.0,
+    )
+    if model.standardization is not None:
+        features = np.random.default_rng(1).normal(0.3, 1, (9, backbone.output_shape[-1]))
+        model.standardization.fit(lambda function: np.mean(function(features), axis=0), 9)
+    return model
 
 
 def make_images() -> list[np.ndarray]:
@@ -84,11 +102,14 @@ def check(folder: Path, families: list[str]) -> float:
     for name in families or builders:
         keras.utils.set_random_seed(1)
         backbone = builders[name]()
-        model = EmbeddingModel(backbone, image_size=backbone.input_shape[1])
+        model = make_model(backbone)
         for float16 in (False, True) if name == FLOAT16 else (False,):
             path = folder / f"{name}{'-float16' if float16 else ''}.zip"
             write_submission(model, path, float16=float16)
             expected[path] = Embedder.from_pretrained(path).encode(images)
+            trained = np.concatenate([model(image[None]) for image in images])
+            if not float16 and np.abs(expected[path] - trained).max() > TOLERANCE:
+                raise SystemExit(f"{path.stem} does not embed as the model does")
         keras.backend.clear_session()
     subprocess.run([python, ROOT / "tests" / "kaggle" / "scorer.py", folder], check=True)
     max_difference = 0.0

@@ -1,4 +1,4 @@
-"""One backbone family in the scorer's own TensorFlow; `make check-kaggle` checks them all."""
+"""Two families of backbones in the scorer's own TensorFlow; `make check-kaggle` checks them all."""
 
 import subprocess
 import sys
@@ -8,9 +8,10 @@ import pytest
 
 
 @pytest.mark.slow
-def test_submission_embeds_alike_in_tensorflow_2_6_4():
+@pytest.mark.parametrize("family", ["small", "joined"])
+def test_submission_embeds_alike_in_tensorflow_2_6_4(family):
     check = Path(__file__).with_name("check.py")
-    done = subprocess.run([sys.executable, check, "small"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, check, family], capture_output=True, text=True)
     if "NOT CHECKED" in done.stderr:
         pytest.skip(done.stderr.strip().splitlines()[-1])
     assert done.returncode == 0, done.stdout + done.stderr

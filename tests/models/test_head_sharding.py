@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from universal_embedding.models.heads import MarginHead
-from universal_embedding.models.heads.sharding import read_shards, write_shards
+from universal_embedding.models.heads.sharding import whole_table
 from universal_embedding.private_apis import disable_gradient_reduction
 
 NUM_CLASSES = {"cars": 7, "sop": 22, "met": 4}
@@ -40,11 +40,11 @@ def run_on_replicas(replicas, head_options, optimizer=None):
     """Losses, gradients of the embeddings and of each weight, on R replicas; updated weights."""
     strategy = make_strategy(replicas)
     with strategy.scope():
-        head = MarginHead(NUM_CLASSES, DIM, sharded=True, **OPTIONS, **head_options)
+        keras.utils.set_random_seed(1)
+        head = MarginHead(NUM_CLASSES, DIM, num_shards=replicas, **OPTIONS, **head_options)
         full = initial_weights(head_options)
         for variable, value in zip(head.class_weights, full, strict=True):
-            write_shards(variable, value)
-            np.testing.assert_array_equal(read_shards(variable, len(value)), value)
+            np.testing.assert_array_equal(whole_table(variable).numpy(), value)
         if optimizer:
             optimizer = optimizer()
             disable_gradient_reduction(optimizer)
@@ -71,7 +71,7 @@ def run_on_replicas(replicas, head_options, optimizer=None):
             for r in result
         ]
         outputs[2:] = [o[: len(w)] for o, w in zip(outputs[2:], full, strict=True)]
-        updated = [read_shards(v, len(w)) for v, w in zip(head.class_weights, full, strict=True)]
+        updated = [whole_table(v).numpy() for v in head.class_weights]
         return outputs, updated
 
 
@@ -90,7 +90,7 @@ def run_on_one_device(head_options, optimizer=None):
     return [r.numpy() for r in result], [w.numpy() for w in head.class_weights]
 
 
-@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(
     "head_options",
     [
@@ -109,7 +109,7 @@ def test_losses_and_gradients_equal_those_of_one_device(replicas, head_options):
         np.testing.assert_allclose(a, e, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("replicas", [2, 3])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_optimizer_step_equals_that_of_one_device(replicas):
     def adamw():
         return keras.optimizers.AdamW(1e-2, weight_decay=0.1)
@@ -122,7 +122,7 @@ def test_optimizer_step_equals_that_of_one_device(replicas):
 def test_each_replica_holds_only_its_shard():
     strategy = make_strategy(3)
     with strategy.scope():
-        head = MarginHead({"all": 10}, DIM, sharded=True)
+        head = MarginHead({"all": 10}, DIM, num_shards=3)
         (variable,) = head.class_weights
         copies = strategy.experimental_local_results(variable.value)
         assert [copy.shape[0] for copy in copies] == [4, 4, 4]  # the last two are padding

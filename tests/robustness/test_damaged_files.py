@@ -26,7 +26,9 @@ from universal_embedding.errors import UserError
 from universal_embedding.files import atomic_directory, atomic_write
 from universal_embedding.kaggle import leaderboard
 from universal_embedding.training.checkpoints import Checkpoints
+from universal_embedding.training.config import base_config
 from universal_embedding.training.metric_writer import read_rows
+from universal_embedding.training.run_directory import read_config, write_config
 
 ENTRY = {"date": "2026-11-24", "name": "a.zip", "fingerprint": "f", "solution": "s"}
 SCORES = {"private": 0.5, "public": 0.5, "total": 0.5}
@@ -188,6 +190,23 @@ def test_damaged_state_file_is_rebuilt(run, content):
     names = sorted(p.name for p in path.parent.glob("step-*"))
     assert [n for n in names if n.endswith("index")] == [f"step-{i}.index" for i in (2, 3, 4)]
     assert "step-9_temp" not in names
+
+
+def test_no_flipped_bit_changes_the_config_of_a_run(tmp_path):
+    write_config(tmp_path, base_config(), {"data_dir": "data"})
+    path, rng = tmp_path / "config.json", random.Random(0)
+    whole, content, num_refused = path.read_bytes(), read_config(tmp_path), 0
+    for _ in range(3000):
+        place, flipped = rng.randrange(len(whole)), bytearray(whole)
+        flipped[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        try:  # only white space and the name of the checksum may change unnoticed
+            assert {k: v for k, v in read_config(tmp_path).items() if k in content} == content
+        except UserError:
+            num_refused += 1
+    assert num_refused > 2000
+    path.write_bytes(whole)
+    assert read_config(tmp_path) == content
 
 
 def test_damaged_rows_of_metrics_are_left_out(tmp_path):

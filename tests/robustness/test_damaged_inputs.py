@@ -12,12 +12,12 @@ from tests.helpers.damage import damage_each
 from tests.helpers.image_folder import MeanColorModel, write_color_folder
 from tests.helpers.layouts import write_small_dataset
 from tests.helpers.tiny_model import build_model
-from universal_embedding.app import embedding_parts
+from universal_embedding.app import embedding_parts, vector_files
 from universal_embedding.app.image_sources import open_source
 from universal_embedding.datasets import contact_sheet, metadata, prepare, records
+from universal_embedding.datasets.embedding_table import EmbeddingTable
 from universal_embedding.datasets.uned import UnedLayoutBuilder
 from universal_embedding.errors import UserError
-from universal_embedding.evaluation.embeddings import NpzEmbeddings
 from universal_embedding.export.embedder import Embedder
 
 SOME = pytest.param(2, id="some")
@@ -118,7 +118,7 @@ def npz(tmp_path):
 )
 def test_damaged_npz_of_embeddings_is_one_line(npz, times):
     path = npz()
-    tried, refused = damage_each([path], lambda: NpzEmbeddings(path), random.Random(2), times)
+    tried, refused = damage_each([path], lambda: EmbeddingTable(path), random.Random(2), times)
     print(f".npz: {tried} tried, {refused} named")
     assert refused > 0.5 * tried
 
@@ -136,7 +136,7 @@ def test_damaged_npz_of_embeddings_is_one_line(npz, times):
 )
 def test_npz_of_other_arrays_is_one_line(npz, arrays):
     with pytest.raises(UserError, match=r"e\.npz"):
-        NpzEmbeddings(npz(**arrays))
+        EmbeddingTable(npz(**arrays))
 
 
 def test_header_that_declares_more_than_the_memory_is_one_line(tmp_path):
@@ -146,7 +146,7 @@ def test_header_that_declares_more_than_the_memory_is_one_line(tmp_path):
         data.replace(b"(2, 3), }" + 9 * b" ", b"(99999999999, 3), }")
     )
     with pytest.raises(UserError, match="part-00000"):
-        list(embedding_parts.read_parts(tmp_path))
+        list(vector_files.read_vectors(tmp_path))
 
 
 class BytesModel(MeanColorModel):
@@ -165,7 +165,7 @@ def test_damaged_parts_of_embeddings_are_one_line(times, tmp_path):
 
     def read():
         embedding_parts.embed_images(BytesModel, "model", source, config)
-        list(embedding_parts.read_parts(tmp_path / "parts"))
+        list(vector_files.read_vectors(tmp_path / "parts"))
 
     read()
     files = sorted((tmp_path / "parts").iterdir())

@@ -20,10 +20,11 @@ from universal_embedding.export.embedder import Embedder
 
 pytestmark = pytest.mark.robustness
 NUM_KILLS = 20
+STEPS = 1500  # each kill comes some ten steps after the one before
 CONFIG = """
 from universal_embedding.training.config import base_config, stage
 
-def get_config():
+def get_config(steps):
     config = base_config()
     config.data.dataset = "folder"
     config.data.batch_size = 8
@@ -32,7 +33,7 @@ def get_config():
     config.model.embedding_dim = 4
     config.log_every_steps = config.evals.val.every_steps = 50
     config.checkpoint_every_steps = 10
-    config.stages = (stage(steps=1500, backbone_lr=1e-2, projection_lr=1e-2, head_lr=1e-2),)
+    config.stages = (stage(steps=int(steps), backbone_lr=1e-2, projection_lr=1e-2, head_lr=1e-2),)
     return config
 """
 
@@ -199,11 +200,12 @@ def test_embed(images, model, tmp_path):
 
 @pytest.fixture(scope="module")
 def run_flags(images, tmp_path_factory):
+    """Makes the flags of a training, except --workdir, from its number of steps."""
     folder = tmp_path_factory.mktemp("config")
     (folder / "config.py").write_text(CONFIG)
     data_dir = f"--data_dir={folder / 'records'}"
     run_verb("prepare", [f"--manual_dir={images}", "--dataset=folder", "--skip_corrupt", data_dir])
-    return [f"--config={folder / 'config.py'}", data_dir, "--deterministic"]
+    return lambda steps: [f"--config={folder / 'config.py'}:{steps}", data_dir, "--deterministic"]
 
 
 def state_of(workdir):
@@ -218,7 +220,7 @@ def state_of(workdir):
 @pytest.fixture(scope="module")
 def trained(run_flags, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("runs") / "whole"
-    run_verb("train", [*run_flags, f"--workdir={workdir}"])
+    run_verb("train", [*run_flags(STEPS), f"--workdir={workdir}"])
     return workdir
 
 
@@ -237,14 +239,15 @@ def compare_runs(name, whole, killed):
 
 
 def test_train(run_flags, trained, tmp_path):
-    flags = [*run_flags, f"--workdir={tmp_path / 'killed'}"]
+    flags = [*run_flags(STEPS), f"--workdir={tmp_path / 'killed'}"]
     kill_repeatedly("train", flags, lambda: checkpoint_moments(tmp_path / "killed"))
     run_verb("train", flags)
     compare_runs("train, one worker", trained, tmp_path / "killed")
 
 
 def test_train_with_two_workers(run_flags, tmp_path):
-    arguments = ["-m", "universal_embedding", "train", *run_flags, "--strategy=multi_worker"]
+    flags = [*run_flags(STEPS // 2), "--strategy=multi_worker"]
+    arguments = ["-m", "universal_embedding", "train", *flags]
 
     def start_both(workdir):
         addresses = free_addresses(2)
@@ -275,14 +278,15 @@ def test_export(trained, tmp_path):
 
     def check(was_killed):
         nonlocal num_whole
-        if path.exists():  # whole, though perhaps without its card
+        if path.exists():  # whole, with its cards
+            assert len(list(tmp_path.glob("killed.zip*"))) == 3
             assert Embedder.from_pretrained(path).embedding_dim == 4
             num_whole += 1
             for file in tmp_path.glob("killed.zip*"):
                 file.unlink()
 
     def conditions():
-        patterns = (".killed*", ".killed.zip*", "killed.zip", "killed.zip.card.json")
+        patterns = (".killed*", ".killed.zip.c*", "killed.zip", "killed.zip.card.json")
         return [is_there(tmp_path, pattern) for pattern in patterns]
 
     kill_repeatedly("export", [*flags, f"--output={path}"], conditions, check)

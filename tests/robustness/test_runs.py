@@ -10,7 +10,9 @@ import tensorflow as tf
 from tests.helpers.fake_records import make_domains
 from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.errors import UserError
+from universal_embedding.models.distribution import poll
 from universal_embedding.models.inference import RecordEmbedder
+from universal_embedding.training import shutdown as shutdown_module
 from universal_embedding.training.config import base_config, stage
 from universal_embedding.training.experiment import Experiment
 from universal_embedding.training.feature_cache import FeatureCache
@@ -30,8 +32,32 @@ def test_first_signal_is_kept_for_the_next_step_and_ends_long_work(number):
         assert shutdown.signal == number
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
-    with GracefulShutdown() as shutdown, pytest.raises(Interrupted), shutdown.interruptible():
+    one_host = tf.distribute.get_strategy()
+    with (
+        GracefulShutdown() as shutdown,
+        pytest.raises(Interrupted),
+        shutdown.interruptible(one_host),
+    ):
         os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_a_signal_to_one_of_two_hosts_ends_long_work_on_both(is_here, monkeypatch):
+    """The other host's part is played by what it would send."""
+    sent = [0.0]
+    monkeypatch.setattr(shutdown_module, "num_hosts_and_id", lambda _: (2, 1))
+    monkeypatch.setattr(shutdown_module, "all_reduce_max", lambda x, _: [max(x[0], sent[0])])
+    with GracefulShutdown() as shutdown:
+        with shutdown.interruptible(tf.distribute.get_strategy()):
+            poll()
+            if is_here:
+                os.kill(os.getpid(), signal.SIGTERM)  # not before the other host can know
+            else:
+                sent[0] = float(signal.SIGTERM)
+            with pytest.raises(Interrupted):
+                poll()
+        poll()
+        assert shutdown.signal is signal.SIGTERM
 
 
 def test_second_training_of_a_directory_is_told_who_the_first_is(records, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.helpers.random_domains import continuous, grid
 from universal_embedding.errors import UserError
-from universal_embedding.search import index_rows, neighbors
+from universal_embedding.search import index_rows, neighbors, rescored, scann_ops
 from universal_embedding.search.exact import BlockedTopK, BruteForce, exact_search
 from universal_embedding.search.scann_index import ScannIndex
 
@@ -80,11 +80,20 @@ def test_result_does_not_depend_on_query_blocks(search_class, monkeypatch):
     search = search_class()
     search.index(index)
     whole_ids, whole_scores = search.query(queries, 7)
-    monkeypatch.setattr(neighbors, "QUERY_BLOCK", 13)
-    monkeypatch.setattr(neighbors, "MAX_GATHERED_FLOATS", 500)
+    monkeypatch.setattr(rescored, "QUERY_BLOCK", 13)
+    monkeypatch.setattr(rescored, "MAX_GATHERED_FLOATS", 500)
     ids, scores = search.query(queries, 7)
     np.testing.assert_array_equal(ids, whole_ids)
     np.testing.assert_allclose(scores, whole_scores, atol=1e-6)
+
+
+def test_exact_neighbors_do_not_depend_on_row_blocks(monkeypatch):
+    monkeypatch.setattr(scann_ops, "_ROW_BLOCK", 7)
+    rng = np.random.default_rng(0)
+    for size in (3, 7, 50):
+        rows, queries = continuous(rng, size, 8), continuous(rng, 20, 8)
+        expected = naive_neighbors(queries, rows, 5, np.full(20, -1))
+        np.testing.assert_array_equal(scann_ops.search_exactly(rows, queries, 5), expected)
 
 
 def test_equal_rows_are_grouped_when_hashes_collide(monkeypatch):

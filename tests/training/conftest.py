@@ -9,6 +9,7 @@ from tests.helpers.fake_records import make_domains
 from universal_embedding.training.checkpoints import Checkpoints
 from universal_embedding.training.config import base_config, stage
 from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.hooks import Hook, InputPreviewHook
 from universal_embedding.training.initialization import save_class_ids
 from universal_embedding.training.model import save_architecture
 from universal_embedding.training.run_directory import write_config
@@ -64,8 +65,8 @@ def make_experiment(config, records, tmp_path):
 def save_run(make_experiment):
     """Writes a run that has taken no step, with random weights from one or two seeds."""
 
-    def save(folder, seed=1, head_seed=1):
-        experiment = make_experiment(folder)
+    def save(folder, seed=1, head_seed=1, strategy=None):
+        experiment = make_experiment(folder, strategy)
         state = experiment.checkpoint_state()
         for owner in ("model", "ema", "heads"):
             for i, variable in enumerate(state[owner]):
@@ -82,6 +83,18 @@ def save_run(make_experiment):
         return experiment
 
     return save
+
+
+@pytest.fixture
+def input_preview():
+    """Requested by tests of the preview of the input, which others leave out."""
+
+
+@pytest.fixture(autouse=True)
+def _no_input_preview(request, monkeypatch):
+    """It builds the input a second time, which takes a quarter of the time of so short runs."""
+    if "input_preview" not in request.fixturenames:
+        monkeypatch.setattr(InputPreviewHook, "before_stage", Hook.before_stage)
 
 
 @pytest.fixture(scope="session", autouse=True)

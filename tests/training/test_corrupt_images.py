@@ -8,9 +8,11 @@ from universal_embedding.training.hooks import default_hooks
 from universal_embedding.training.trainer import train
 
 
-@pytest.mark.parametrize("corrupt", [range(50), range(25, 50)])  # in the first batch, or later
+@pytest.mark.parametrize(
+    "corrupt", [pytest.param(range(50), marks=pytest.mark.slow), range(25, 50)]
+)  # in the first batch, or later
 def test_training_stops_with_the_domain_and_id_of_a_corrupt_image(
-    config, records, tmp_path, corrupt
+    config, records, tmp_path, corrupt, input_preview
 ):
     images = list(records["boats"].images)
     for i in corrupt:

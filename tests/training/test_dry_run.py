@@ -42,7 +42,9 @@ def test_devices_have_the_published_numbers(name, replicas, hosts, petaflops, gi
     assert device.peak_flops_float32 <= device.peak_flops
 
 
-@pytest.mark.parametrize("name", ["v9-8", "v3-9", "h100", "h100x9", "h100x0", "x8", "tpu"])
+@pytest.mark.parametrize(
+    "name", ["v9-8", "v3-9", "h100", "h100x9", "h100x0", "x8", "tpu", "h100x" + "8" * 5000]
+)
 def test_unknown_devices_are_refused_with_the_known_ones(name):
     with pytest.raises(UserError) as error:
         find_device(name)
@@ -136,10 +138,13 @@ def run_command(*flags):
 
 def test_command_prints_the_estimate_and_writes_the_numbers(capsys, tmp_path):
     output, data_dir = tmp_path / "estimate.json", tmp_path / "data"
-    assert run_command("--device=v3-8", f"--output={output}", f"--data_dir={data_dir}") == 0
+    assert run_command("--device=v4-16", f"--output={output}", f"--data_dir={data_dir}") == 0
     text = capsys.readouterr().out
     numbers = json.loads(output.read_text())
-    assert text.startswith("Estimate for v3-8: 8 replicas of 17.18 GB on 1 host; nothing was run.")
+    assert text.startswith(
+        "Estimate for v4-16: 8 replicas of 34.36 GB on 2 hosts; nothing was run."
+    )
+    assert "A TPU of 2 hosts is refused without --allow_unproven_slice: no step was ever" in text
     assert [stage["name"] for stage in numbers["stages"]] == ["head", "all"]
     total = numbers["stages"][1]["total_memory"]
     assert f"{total / 1e9:.2f}" in text
@@ -160,6 +165,13 @@ def test_wrong_flags_end_in_one_line(flags, message, capsys):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("flag", ["--device=v3-8", "--output=numbers.json"])
+def test_flags_of_a_dry_run_are_refused_without_it(flag, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--config=uned:runlocal", "--workdir=run", flag])
+    assert f"error: {flag} needs --dry_run" in capsys.readouterr().err
 
 
 def test_training_needs_a_run_directory(capsys):

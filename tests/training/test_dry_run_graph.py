@@ -144,6 +144,19 @@ def test_gradients_are_told_from_activations(clip_norm):
     assert memory.peak == memory.activations + memory.gradients
 
 
+def test_a_cpu_reverses_the_filter_for_the_gradient_of_the_input():
+    kernel = tf.Variable(tf.ones((3, 3, 4, 4)))
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = tf.nn.conv2d(x, kernel, 1, "SAME")
+        return tape.gradient(y, x)
+
+    graph = graph_of(step, (1, 8, 8, 4))
+    assert measure(graph, on_cpu=True).peak - measure(graph).peak == 4 * 3 * 3 * 4 * 4
+
+
 def test_ops_that_xla_cannot_compile_are_named():
     def resize(x):
         return tf.image.resize(x, (8, 8), "bicubic")
@@ -163,7 +176,9 @@ def vit_preset(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
-@pytest.mark.parametrize("backbone", ["vit", "vit with remat", "ConvNeXtTiny", "EfficientNetB0"])
+@pytest.mark.parametrize(
+    "backbone", ["vit", "vit with remat", "ConvNeXtTiny", "EfficientNetB0", "ResNet50"]
+)
 def test_memory_is_that_of_xla_within_15_percent(backbone, clip_norm, tmp_path):
     config = base_config()
     config.data.batch_size = batch_size = 16

@@ -35,6 +35,7 @@ def test_user_hook_logs_one_more_number(make_experiment):
     assert norms[10] == pytest.approx(np.linalg.norm(weights), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_user_hook_changes_no_weight(make_experiment, config):
     config.steps_per_execution = 8
     plain, hooked = make_experiment("plain"), make_experiment("hooked")
@@ -153,7 +154,7 @@ def test_best_metric_that_no_evaluation_gives_is_refused(make_experiment, config
         default_hooks(make_experiment(), {"val": dict})
 
 
-def test_evaluator_images_are_shown(make_experiment, config):
+def test_evaluator_images_are_shown(make_experiment, config, input_preview):
     class Evaluator:
         def __call__(self, model, strategy):
             return {"merged/mean/r_at_1": 0.5}

@@ -74,6 +74,7 @@ def _sleep(number):
     return tf.py_function(lambda n: (time.sleep(0.05), n)[1], [number], tf.int64)
 
 
+@pytest.mark.slow
 def test_reading_the_clock_changes_no_weight(clock, make_experiment, config, monkeypatch):
     config.steps_per_execution = 4
     timed, plain = make_experiment("timed"), make_experiment("plain")
@@ -129,6 +130,26 @@ def test_weights_and_biases_gets_every_row(make_experiment, monkeypatch):
     again = make_experiment()  # the same run directory
     assert train(again, [*default_hooks(again), WandbHook("project")])
     assert (fake.options["id"], fake.options["entity"]) == (first_id, None)
+
+
+def test_service_that_fails_is_refused_before_training_and_outlived_later(
+    make_experiment, monkeypatch, caplog
+):
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+
+    def fail(*_, **__):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(fake, "init", fail)
+    experiment = make_experiment()
+    with pytest.raises(UserError, match=r"--wandb=project .*no network.*wandb login"):
+        train(experiment, [WandbHook("project")])
+    monkeypatch.undo()
+    fake.log = fake.finish = fail
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    assert train(make_experiment(), [*default_hooks(experiment), WandbHook("project")])
+    assert caplog.text.count("nothing more is sent to Weights & Biases: no network") == 1
 
 
 def test_weights_and_biases_is_optional(monkeypatch):

@@ -28,11 +28,13 @@ ARGUMENTS = {
         "finetune_steps=960",
         *(f"method={method}" for method in METHODS),
     ],
+    "distill_fusion": ["", "finetune_steps=0", "teachers=a.npz+b.keras+runs/{domain}"],
     "distill_small": [f"method={method}" for method in ("joint", *DISTILLATION)],
+    "fusion": ["", "finetune,prefixes", "backbone=a.keras+b.keras@192+c.keras"],
     "guie": ["", "recipe=first", "recipe=second", "recipe=third"],
     "linear_probe": ["", "dataset=folder"],
     "uned": ["variant=UJCDS", "variant=UJCRR", "variant=USCDS", "variant=USCRR", "variant=UDON"]
-    + ["domain=cars"],
+    + ["variant=distance_distribution", "domain=cars"],
     "uned_mini": ["", "backbone=MobileNetV2"],
 }
 CASES = [(name, argument) for name, arguments in ARGUMENTS.items() for argument in arguments]
@@ -46,7 +48,7 @@ def test_every_recipe_is_covered():
     configs = importlib.import_module("configs")
     folder = importlib.resources.files(configs)
     names = {path.name.removesuffix(".py") for path in folder.iterdir() if path.suffix == ".py"}
-    assert names - {"__init__"} == set(ARGUMENTS)
+    assert names - {"__init__", "continued"} == set(ARGUMENTS)  # of a run: test_continued
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)
@@ -59,19 +61,31 @@ def test_recipe_has_valid_stages_and_the_teachers_that_it_needs(name, argument):
     assert any(weights.values()) and min(weights.values()) >= 0
     needs_teachers = any(weights[method] for method in DISTILLATION)
     assert bool(config.distillation.teachers) == needs_teachers
-    assert ".." not in config.model.backbone + config.distillation.teachers
+    sources = [teacher.source for teacher in config.distillation.teachers]
+    assert ".." not in " ".join([config.model.backbone, *sources])
 
 
 @pytest.mark.parametrize(("name", "argument"), CASES)
 def test_runlocal_keeps_the_recipe_and_shrinks_the_run(name, argument):
     full = load_recipe(name, argument)
     local = load_recipe(name, f"{argument},runlocal=true")
-    assert local.model.backbone == "small" and local.data.batch_size == 8
+    assert set(local.model.backbone.split("+")) == {"small"} and local.data.batch_size == 8
     assert all(stage.steps <= 4 for stage in local.stages)
     for field in ("losses", "head", "augmentation", "distillation"):
         assert local[field].to_dict() == full[field].to_dict()
     assert len(local.stages) == len(full.stages)
     read_stages(local)
+
+
+@pytest.mark.parametrize(("name", "argument"), CASES)
+def test_recipes_for_accelerators_use_bfloat16_and_xla(name, argument):
+    def settings(config):
+        return config.model.dtype_policy, config.jit_compile
+
+    is_for_accelerators = name in ("guie", "uned")
+    expected = ("mixed_bfloat16", True) if is_for_accelerators else ("float32", False)
+    assert settings(load_recipe(name, argument)) == expected
+    assert settings(load_recipe(name, f"{argument},runlocal")) == ("float32", False)
 
 
 def smoke_test(config, workdir):
@@ -90,6 +104,7 @@ def smoke_test(config, workdir):
         ("demo", ""),
         ("linear_probe", ""),
         pytest.param("distill", "method=udon,finetune_steps=2", marks=pytest.mark.slow),
+        pytest.param("fusion", "finetune,prefixes", marks=pytest.mark.slow),
         pytest.param("guie", "recipe=third", marks=pytest.mark.slow),
         pytest.param("uned", "variant=USCRR", marks=pytest.mark.slow),
         pytest.param("uned", "variant=UDON", marks=pytest.mark.slow),
@@ -207,6 +222,7 @@ def test_ema_keeps_the_same_weight_on_its_start_for_any_number_of_steps(steps):
         ("guie", "recipe=locked", "recipe=locked; it must be one of frozen, first"),
         ("uned", "variant=UJC", "variant=UJC"),
         ("uned", "variant=UDON,domain=cars", "leave domain=cars out"),
+        ("uned", "variant=distance_distribution,domain=cars", "leave domain=cars out"),
         ("uned", "domain=dogs", "domain=dogs"),
         ("demo", "small", "runlocal"),
     ],

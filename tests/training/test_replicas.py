@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.helpers.steps import state_of, take_steps, trace_step
+from tests.helpers.steps import state_of, take_steps, teachers_for, trace_step
 from universal_embedding.errors import UserError
 from universal_embedding.training.config import stage
 from universal_embedding.training.losses import LOSSES
@@ -66,13 +66,16 @@ def test_options_do_not_depend_on_the_number_of_replicas(make_experiment, config
 @pytest.mark.parametrize(
     "name", [n if n in ("supcon",) else pytest.param(n, marks=pytest.mark.slow) for n in LOSSES]
 )
-def test_losses_do_not_depend_on_the_number_of_replicas(make_experiment, config, name, jit_compile):
+def test_losses_do_not_depend_on_the_number_of_replicas(
+    make_experiment, config, records, save_run, tmp_path, name, jit_compile
+):
+    if name == "compatible":
+        config.losses.compatible.run = str(save_run("old").workdir)
     config.losses.classification.weight = 0.0
     config.losses[name].weight = 1.0
     config.losses.udon.teacher_dim = 7
     config.head.joint = name != "udon"
-    if "distance" in name:
-        config.distillation.teachers = "not/loaded/{domain}"
+    config.distillation.teachers = teachers_for(name, records, tmp_path)
     compare_replicas(make_experiment, (stage(steps=2, **RATES),), 1e-4, jit_compile)
 
 

@@ -42,7 +42,9 @@ def two_stages(config):
     )
 
 
-@pytest.mark.parametrize("step", [3, 6, 13])
+@pytest.mark.parametrize(
+    "step", [pytest.param(3, marks=pytest.mark.slow), 6, pytest.param(13, marks=pytest.mark.slow)]
+)
 def test_killed_run_ends_like_uninterrupted_run(make_experiment, two_stages, step):
     whole = make_experiment("whole")
     train_by_default(whole)
@@ -60,7 +62,9 @@ def test_killed_run_ends_like_uninterrupted_run(make_experiment, two_stages, ste
     assert [row["step"] for row in rows[1]] == [5, 10, 15]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_signal_saves_and_rerun_resumes(make_experiment, two_stages, number, capsys):
     whole = make_experiment("whole")
     train_by_default(whole)
@@ -146,6 +150,7 @@ def test_damaged_checkpoint_is_skipped(make_experiment, caplog):
     assert_equal(state_values(experiment), state_values(resumed))
 
 
+@pytest.mark.slow
 def test_checkpoint_of_one_replica_resumes_on_two(make_experiment, config):
     config.stages = (stage(steps=4, **LEARNING_RATES), stage(steps=6, **LEARNING_RATES))
     whole = make_experiment("whole")
@@ -211,7 +216,7 @@ def test_run_directory_of_another_format_is_refused(make_experiment):
     write_config(experiment.workdir, experiment.config, experiment.data_summary())
     path = experiment.workdir / "config.json"
     content = json.loads(path.read_text())
-    assert content["format"] == 3
+    assert content["format"] == 4
     assert content["domains"]["coins"]["num_images"] == 20
     assert content["domains"]["coins"]["num_classes"] == 4
     del content["format"]

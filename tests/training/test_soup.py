@@ -1,7 +1,6 @@
 """Soups of runs, against numpy means and a brute-force greedy choice."""
 
 import argparse
-import json
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ from universal_embedding.commands import soup as soup_command
 from universal_embedding.errors import UserError
 from universal_embedding.evaluation import soup
 from universal_embedding.evaluation.embed import QueryIndexRecords
-from universal_embedding.training.checkpoints import load_embedding_model
+from universal_embedding.training.checkpoints import Checkpoints, load_embedding_model
 from universal_embedding.training.initialization import read_class_weights
+from universal_embedding.training.run_directory import read_config, save_config
 
 
 @pytest.fixture
@@ -25,7 +25,9 @@ def weights_of(folder, checkpoint="best"):
     return [weight.numpy() for weight in load_embedding_model(folder, checkpoint).weights]
 
 
-@pytest.mark.parametrize(("ema_decay", "joint"), [(0.0, True), (0.9, False)])
+@pytest.mark.parametrize(
+    ("ema_decay", "joint"), [pytest.param(0.0, True, marks=pytest.mark.slow), (0.9, False)]
+)
 def test_uniform_soup_is_the_mean_of_the_scored_weights(
     save_run, config, tmp_path, ema_decay, joint
 ):
@@ -75,8 +77,7 @@ def test_greedy_soup_by_the_validation_score_of_the_run(folders, monkeypatch, tm
     eval_sets = {domain: QueryIndexRecords(r, None) for domain, r in domains.items()}
     monkeypatch.setattr(soup, "open_eval_sets", lambda *_: eval_sets)
     for folder in folders:
-        content = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(content | {"data_dir": "data"}))
+        save_config(folder, read_config(folder) | {"data_dir": "data"})
     score = soup.make_score(folders[0])
     scores = [score(load_embedding_model(folder)) for folder in folders]
     assert all(0 <= value <= 1 for value in scores)
@@ -105,4 +106,28 @@ def test_what_cannot_be_a_soup_is_refused(save_run, folders, config, tmp_path):
         soup.make_soup(folders, folders[0])
     with pytest.raises(UserError, match="is not a run directory"):
         soup.make_soup([tmp_path / "nowhere"], tmp_path / "soup")
+    with pytest.raises(UserError, match=r"run0 does not say where its data is"):
+        soup.make_score(folders[0])
     assert not (tmp_path / "soup").exists()
+
+
+def test_a_run_that_diverged_and_a_soup_that_was_killed_leave_nothing(
+    save_run, folders, monkeypatch, tmp_path
+):
+    diverged = save_run("diverged")
+    state = diverged.checkpoint_state()
+    for variable in (state["model"][0], *state["ema"][:1]):
+        variable.assign(np.full(variable.shape, np.nan))
+    checkpoints = Checkpoints(diverged.workdir, state, background=False)
+    checkpoints.save(1)
+    with pytest.raises(UserError, match=r"diverged has weights that are NaN or infinite"):
+        soup.make_soup([folders[0], diverged.workdir], tmp_path / "soup")
+
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(soup, "save_config", kill)
+        soup.make_soup(folders, tmp_path / "soup")
+    assert not (tmp_path / "soup").exists()
+    soup.make_soup(folders, tmp_path / "soup")

@@ -47,7 +47,8 @@ class CountHook(Hook):
         self.counts += results.loss_sums[:, -1].sum(axis=1).tolist()
 
 
-@pytest.mark.parametrize("batching", ["mixed", pytest.param("per_domain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", ["mixed", "per_domain"])
 def test_stages_do_not_depend_on_the_number_of_replicas(make_experiment, config, batching):
     config.data.batching = batching
     config.head.margin = 0.1
@@ -76,6 +77,7 @@ def first_loss(make_experiment, config, folder, **fields):
     return read_rows(experiment.workdir / "metrics.jsonl")[0]["classification"]
 
 
+@pytest.mark.slow
 def test_margin_and_dropout_of_a_stage_are_as_those_of_the_run(make_experiment, config):
     base = first_loss(make_experiment, config, "base")
     own = first_loss(make_experiment, config, "stage", margin=0.2, dropout=0.5)

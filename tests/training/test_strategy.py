@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.helpers.cluster import free_addresses
+from universal_embedding import cli
 from universal_embedding.errors import UserError
 from universal_embedding.training.strategy import make_strategy, wait_for_workers
 
@@ -106,3 +107,37 @@ def test_float32_products_are_float32():
     compiled = tf.function(lambda a, b: tf.matmul(a, b), jit_compile=True)
     hlo = compiled.experimental_get_compiler_ir(tf.eye(8), tf.eye(8))(stage="hlo")
     assert "operand_precision={highest,highest}" in hlo
+
+
+@pytest.fixture
+def slice_of(monkeypatch):
+    """Makes a TPU of so many hosts answer, without a strategy over it."""
+
+    def answer(num_hosts):
+        metadata = types.SimpleNamespace(num_hosts=num_hosts)
+        resolver = types.SimpleNamespace(get_tpu_system_metadata=lambda: metadata)
+        connect = types.SimpleNamespace(connect=lambda tpu: resolver)
+        monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", connect)
+        monkeypatch.setattr(tf.distribute, "TPUStrategy", lambda found: found is resolver)
+
+    return answer
+
+
+def test_tpu_slices_of_several_hosts_must_be_asked_for(slice_of, caplog):
+    slice_of(num_hosts=1)
+    assert make_strategy("tpu", tpu="v3-8")
+    slice_of(num_hosts=4)
+    with pytest.raises(UserError, match=r"--tpu='pod' is a slice of 4 hosts, on which no step was"):
+        make_strategy("tpu", tpu="pod")
+    assert not caplog.records
+    assert make_strategy("tpu", tpu="pod", allow_unproven_slice=True)
+    assert "slice of 4 hosts, on which no step was ever run" in caplog.text
+
+
+def test_the_data_service_of_a_slice_is_refused(capsys):
+    flags = ["--config=uned:runlocal", "--workdir=run", "--data_service=grpc://localhost:1"]
+    with pytest.raises(SystemExit):
+        cli.main(["train", *flags, "--tpu=pod", "--allow_unproven_slice"])
+    error = capsys.readouterr().err
+    assert error.startswith("error: --data_service=grpc://localhost:1 cannot feed a TPU slice")
+    assert error.count("\n") == 1

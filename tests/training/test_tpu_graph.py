@@ -6,7 +6,7 @@ import math
 import pytest
 import tensorflow as tf
 
-from tests.helpers.fake_records import make_domains
+from tests.helpers.fake_records import FakeRecords, make_domains
 from tests.helpers.fake_tpu import HOST_OPS, count_ops, fake_tpu_strategy
 from tests.helpers.steps import trace_step
 from tests.helpers.tiny_presets import SIZE, make_tiny_model
@@ -42,6 +42,7 @@ def live_variables():
     }
 
 
+@pytest.mark.slow
 def test_a_step_at_another_size_has_no_host_op_and_holds_every_weight_once(
     vit, config, records, tmp_path
 ):
@@ -61,6 +62,44 @@ def test_a_step_at_another_size_has_no_host_op_and_holds_every_weight_once(
     held = sum(v.dtype.size * math.prod(v.shape) for v in variables)
     expected = CORES * 4 * (3 * (model + heads) + model)
     assert expected <= held < expected + 1000
+
+
+def summed_bytes(function):
+    """Bytes that the cores of a step sum up, by which they also gather."""
+    graph = function.graph.as_graph_def(add_shapes=True)
+    nodes = [*graph.node, *(n for f in graph.library.function for n in f.node_def)]
+    shapes = [
+        [dim.size for dim in node.attr["_output_shapes"].list.shape[0].dim]
+        for node in nodes
+        if node.op == "CrossReplicaSum"
+    ]
+    return 4 * sum(map(math.prod, shapes))
+
+
+@pytest.mark.slow
+def test_cores_of_a_sharded_head_exchange_embeddings_and_no_classes(config, tmp_path):
+    config.optimizer.clip_norm = 1.0
+    config.stages = (stage(steps=2, label_smoothing=0.1, **RATES),)
+    num_classes, batch, dim = 1001, config.data.batch_size, config.model.embedding_dim
+    records = {"apples": FakeRecords("apples", [[i] for i in range(num_classes)])}
+    exchanged, held = [], []
+    for sharded in (False, True):
+        config.head.sharded = sharded
+        before = live_variables()
+        strategy = fake_tpu_strategy(CORES)
+        experiment = Experiment.from_config(config, records, tmp_path, strategy)
+        function = trace_step(experiment, experiment.stages[0])
+        check_step(function)
+        exchanged.append(summed_bytes(function))
+        variables = [v for key, v in live_variables().items() if key not in before]
+        held.append(sum(v.dtype.size * math.prod(v.shape) for v in variables))
+        del experiment, function, variables
+    table = 4 * num_classes * dim
+    # Embeddings, labels and domains, two terms of each core; gradients of embeddings and terms; the
+    # sum of all classes for label smoothing, its gradient, and the norm.
+    gathered = 4 * (batch * (2 * dim + 2 + 2 * 2 * CORES) + 2 * dim + 1)
+    assert exchanged[1] == exchanged[0] - table + gathered
+    assert held[0] - held[1] == pytest.approx(CORES * 3 * table / 2, rel=0.01)
 
 
 def test_the_input_of_a_tpu_has_static_shapes(make_experiment):

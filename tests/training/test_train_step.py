@@ -64,11 +64,15 @@ def test_ten_steps_equal_a_plain_loop(make_experiment):
     assert_close(actual, weights_of(plain))
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("joint", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_weights_do_not_depend_on_the_number_of_replicas(make_experiment, config, joint):
+    """AdamW divides by sqrt(v) + epsilon, and its first steps by the gradient itself.
+
+    One weight's first two gradients of 6e-6 cancel to 4e-7 here, of which sums in another order
+    change 1e-8: its second step differed by 6e-5, all other weights by at most 5e-6. With an
+    epsilon above that noise, all agree to the last digits.
+    """
     config.head.joint = joint
-    # Linear in the gradients; AdamW would turn a gradient that is rounding noise into a full step.
-    config.optimizer.name = "sgd"
     config.model.dropout = 0.3
     config.optimizer.clip_norm = 0.5
     config.optimizer.ema_decay = 0.9
@@ -76,10 +80,14 @@ def test_weights_do_not_depend_on_the_number_of_replicas(make_experiment, config
         stage(steps=6, input="features", projection_lr=1e-2, head_lr=1e-2),
         stage(steps=14, layer_decay=0.5, warmup_steps=3, **ALL_GROUPS),
     )
-    single = train_by_default(make_experiment("single", stages=stages))
-    strategy = mirrored(2)
-    assert strategy.num_replicas_in_sync == 2
-    assert_close(single, train_by_default(make_experiment("two", strategy, stages=stages)))
+    results = []
+    for folder, strategy in (("single", None), ("two", mirrored(2))):
+        experiment = make_experiment(folder, strategy, stages=stages)
+        for group in experiment.param_groups.values():
+            group.optimizer.epsilon = 1e-3
+        results.append(train_by_default(experiment))
+    assert experiment.strategy.num_replicas_in_sync == 2
+    assert_close(*results, 1e-6)
 
 
 def test_weights_do_not_depend_on_steps_per_execution(make_experiment, config):
@@ -143,7 +151,9 @@ def test_steps_of_a_domain_leave_heads_and_slots_of_others_alone(make_experiment
     assert not np.array_equal(boats, groups["head/boats"].variables[0].numpy())
 
 
-@pytest.mark.parametrize("dtype_policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype_policy", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_half_precision_learns(make_experiment, config, dtype_policy):
     config.model.dtype_policy = dtype_policy
     experiment = make_experiment(stages=(stage(steps=40, **ALL_GROUPS),))
@@ -214,6 +224,7 @@ def test_loss_scale_stops_growing_where_nothing_overflows():
     assert float(loss_scale.scale) == 2.0**23
 
 
+@pytest.mark.slow
 def test_a_stage_at_the_pretrained_size_uses_the_pretrained_position_embeddings(
     make_experiment, config, tmp_path
 ):

@@ -10,12 +10,12 @@ WORKER = ("-m", "tests.helpers.worker")
 pytestmark = pytest.mark.slow
 
 
-def run_two_workers(backbone, folder, *options, workdirs=("shared", "shared")):
+def run_two_workers(backbone, folder, *options, both=(), workdirs=("shared", "shared")):
     """Runs both to their end; `options` are for the second. Exit code, stdout, stderr of each."""
     addresses, workers = free_addresses(2), []
     for index in range(2):
         arguments = ["multi_worker", backbone, folder / workdirs[index], folder / f"{index}.npz"]
-        arguments += options if index == 1 else ()
+        arguments += [*both, *(options if index == 1 else ())]
         workers.append(start_host(addresses, index, *WORKER, *arguments))
     try:
         return [finish(worker) for worker in workers]
@@ -72,6 +72,34 @@ def test_signal_to_one_worker_stops_both_at_one_step(tiny_backbone, tmp_path):
     last = [read_weights(tmp_path / f"{index}.npz") for index in range(2)]
     for a, b in zip(*last, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_signal_to_one_worker_in_an_evaluation_ends_it_on_both(tiny_backbone, tmp_path):
+    options = ("signal_in_evaluation",)
+    results = run_two_workers(tiny_backbone, tmp_path, *options, both=("evaluate",))
+    assert last_lines(results) == ["stopped at step 5"] * 2  # the end of the first stage
+    rows = [out.splitlines()[-2] for _, out, _ in results]
+    assert rows == ["evaluations embedded [2] rows"] * 2  # the first block, of one batch
+    results = run_two_workers(tiny_backbone, tmp_path, both=("evaluate",))
+    assert last_lines(results) == ["done at step 20"] * 2
+    rows = [out.splitlines()[-2] for _, out, _ in results]
+    assert rows == ["evaluations embedded [50, 50] rows"] * 2
+
+
+@pytest.mark.parametrize("options", [("sharded",), ("pairs",)])
+def test_examples_meet_across_two_workers_as_on_one_device(tiny_backbone, tmp_path, options):
+    """Parts of sharded classes go through a checkpoint too: the run is stopped on the way."""
+    single = tmp_path / "single.npz"
+    code, _, err = run(*WORKER, "one_device", tiny_backbone, tmp_path / "single", single, *options)
+    assert code == 0, err[-3000:]
+    ends = last_lines(run_two_workers(tiny_backbone, tmp_path, "signal", both=options))
+    assert ends[0] == ends[1] and ends[0].startswith("stopped at step")
+    ends = last_lines(run_two_workers(tiny_backbone, tmp_path, both=options))
+    assert ends == ["done at step 20"] * 2
+    weights = [read_weights(path) for path in (single, tmp_path / "0.npz", tmp_path / "1.npz")]
+    for a, b, c in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(b, c)
 
 
 def test_run_directory_that_hosts_do_not_share_is_refused(tiny_backbone, tmp_path):

@@ -8,22 +8,21 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from universal_embedding.app.image_sources import ImageSource, read_table
+from universal_embedding.app.vector_files import META, import_pyarrow, read_origin
 from universal_embedding.errors import UserError
-from universal_embedding.files import as_path, atomic_write, list_directory, reporting_unreadable
+from universal_embedding.files import as_path, atomic_write, list_directory
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from apache_beam.options.pipeline_options import PipelineOptions
 
 FORMAT = 1
-META, ERRORS = "embeddings.json", "errors.parquet"
+ERRORS = "errors.parquet"
 DTYPES = ("float16", "float32", "int8")
 _REMEDY = "remove both files of this part and run `embed` again"
 
@@ -89,7 +88,7 @@ def embed_images(
     Raises:
         UserError: pyarrow is missing, or the directory holds embeddings of something else.
     """
-    _import_pyarrow()
+    import_pyarrow()
     model = open_model()
     _check_meta(model, model_name, source, config)
     step = config.images_per_part
@@ -111,7 +110,7 @@ def embed_images(
 
 def write_part(model: BytesEncoder, number: int, images: ImageSource, config: PartsConfig) -> None:
     """Embeds `images` and writes them as part `number`, which its .npy completes."""
-    pa, parquet = _import_pyarrow()
+    pa = import_pyarrow()
     rows = np.zeros((len(images), model.embedding_dim), np.float32)
     sizes = np.zeros(len(images), np.int64)
     errors: list[str | None] = [None] * len(images)
@@ -131,6 +130,8 @@ def write_part(model: BytesEncoder, number: int, images: ImageSource, config: Pa
                     str(row) if isinstance(row, UserError) else "the embedding is not finite"
                 )
     codes, columns = rows.astype(config.dtype), {}
+    if images.domains is not None:
+        columns["domain"] = pa.array(images.domains, pa.string())
     if config.dtype == "int8":
         scale = np.abs(rows).max(1, initial=0) / 127
         codes = np.rint(rows / np.where(scale > 0, scale, 1)[:, None]).astype(np.int8)
@@ -146,41 +147,9 @@ def write_part(model: BytesEncoder, number: int, images: ImageSource, config: Pa
     )
     path = as_path(config.output) / _part_name(number)
     with atomic_write(f"{path}.parquet", "wb") as file:
-        parquet.write_table(table, file, write_page_checksum=True)
+        pa.parquet.write_table(table, file, write_page_checksum=True)
     with atomic_write(f"{path}.npy", "wb") as file:
         np.save(file, codes)
-
-
-def read_parts(directory: str | Path) -> Iterator[tuple[str, np.ndarray, "pa.Table"]]:
-    """Reads the parts of a directory in order, also those that another program wrote.
-
-    Yields:
-        Name of the part, `[N, D]` float32 unit rows (zeros stay), and its table. A part without a
-        .parquet has names `part-00042/0`, `part-00042/1`, ... and no labels.
-
-    Raises:
-        UserError: There are no parts, or the files of one do not fit each other.
-    """
-    pa, _ = _import_pyarrow()
-    files = [p for p in list_directory(as_path(directory)) if p.suffix == ".npy"]
-    if not files:
-        raise UserError(f"{directory} holds no .npy of embeddings; make them with `embed`")
-    for path in files:
-        with reporting_unreadable(path, _REMEDY), path.open("rb") as file:
-            codes = np.load(file, allow_pickle=False)
-        table_path = path.with_suffix(".parquet")
-        if table_path.exists():
-            table = read_table(table_path, _REMEDY)
-        else:
-            table = pa.table({"name": [f"{path.stem}/{i}" for i in range(len(codes))]})
-        if codes.ndim != 2 or len(codes) != len(table):
-            raise UserError(
-                f"{path} has shape {codes.shape} and its .parquet {len(table)} rows; they must be "
-                "[N, D] and N rows"
-            )
-        rows = codes.astype(np.float32)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        yield path.stem, rows / np.where(norms > 0, norms, 1), table
 
 
 def _encode(
@@ -224,7 +193,7 @@ def _run_beam(
 
 def _collect_errors(output: str) -> int:
     """Lists the rows with an error in `errors.parquet` and returns their number."""
-    pa, parquet = _import_pyarrow()
+    pa = import_pyarrow()
     tables = []
     for path in list_directory(as_path(output)):
         if path.suffix == ".parquet" and path.name.startswith("part-"):
@@ -232,7 +201,7 @@ def _collect_errors(output: str) -> int:
             tables.append(table.filter(pa.compute.is_valid(table["error"])))
     errors = pa.concat_tables(tables)
     with atomic_write(as_path(output) / ERRORS, "wb") as file:
-        parquet.write_table(errors, file, write_page_checksum=True)
+        pa.parquet.write_table(errors, file, write_page_checksum=True)
     return len(errors)
 
 
@@ -254,8 +223,7 @@ def _check_meta(
     }
     path = as_path(config.output) / META
     if path.exists():
-        with reporting_unreadable(path, f"remove {config.output} and embed the images again"):
-            older = dict(json.loads(path.read_text()))
+        older = read_origin(config.output)
         different = [key for key in meta if key != "model" and older.get(key) != meta[key]]
         if different:
             key = different[0]
@@ -270,15 +238,3 @@ def _check_meta(
 
 def _part_name(number: int) -> str:
     return f"part-{number:05d}"
-
-
-def _import_pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.compute
-        import pyarrow.parquet
-    except ImportError as error:
-        raise UserError(
-            f"embeddings in parts need pyarrow ({error}): pip install 'universal-embedding[embed]'"
-        ) from None
-    return pyarrow, pyarrow.parquet

@@ -1,14 +1,15 @@
 """Montages of matches: a query with its hits, or the failures of an evaluation, as one image."""
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from universal_embedding.app.image_index import ImageIndex, SearchHit
 from universal_embedding.app.leave_one_out import QueryResult
+from universal_embedding.app.searchable import SearchableIndex, SearchHit
 from universal_embedding.datasets.contact_sheet import fit_text
 from universal_embedding.datasets.image_files import read_image
 from universal_embedding.errors import UserError
@@ -21,15 +22,18 @@ COLUMNS = 5
 
 @dataclass(frozen=True)
 class Tile:
-    """One image of a montage, the color of its frame and the two lines under it."""
+    """One image of a montage, the color of its frame and the two lines under it.
 
-    path: Path
+    It is gray where there is no file.
+    """
+
+    path: Path | None
     color: str
     title: str
     note: str
 
 
-def query_montage(index: ImageIndex, query: Path, hits: Sequence[SearchHit]) -> Image.Image:
+def query_montage(index: SearchableIndex, query: Path, hits: Sequence[SearchHit]) -> Image.Image:
     """Draws a query, then its hits in rows of five."""
     tiles = [_hit_tile(index, hit, GRAY) for hit in hits]
     rows = [tiles[i : i + COLUMNS] for i in range(0, len(tiles), COLUMNS)] or [[]]
@@ -37,12 +41,13 @@ def query_montage(index: ImageIndex, query: Path, hits: Sequence[SearchHit]) -> 
     return _draw([[first, *rows[0]], *([None, *row] for row in rows[1:])])
 
 
-def failure_montage(index: ImageIndex, failures: Sequence[QueryResult]) -> Image.Image:
+def failure_montage(index: SearchableIndex, failures: Sequence[QueryResult]) -> Image.Image:
     """Draws one row per failure: the image, then its neighbors framed right or wrong."""
     rows = []
     for failure in failures:
-        path = index.files.images_dir / index.names[failure.index]
-        row = [Tile(path, QUERY, failure.category or "-", path.name)]
+        path = index.image_path(failure.index)
+        name = PurePath(index.hit(failure.index, 0).name).name
+        row = [Tile(path, QUERY, failure.category or "-", name)]
         for hit in failure.hits:
             color = RIGHT if hit.category == failure.category else WRONG
             row.append(_hit_tile(index, hit, color))
@@ -50,9 +55,9 @@ def failure_montage(index: ImageIndex, failures: Sequence[QueryResult]) -> Image
     return _draw(rows)
 
 
-def _hit_tile(index: ImageIndex, hit: SearchHit, color: str) -> Tile:
-    path = index.files.images_dir / hit.name
-    return Tile(path, color, hit.category or "-", f"{hit.distance:.3f}  {path.name}")
+def _hit_tile(index: SearchableIndex, hit: SearchHit, color: str) -> Tile:
+    path, name = index.image_path(hit.index), PurePath(hit.name).name
+    return Tile(path, color, hit.category or "-", f"{hit.distance:.3f}  {name}")
 
 
 def _draw(rows: Sequence[Sequence[Tile | None]]) -> Image.Image:
@@ -73,10 +78,10 @@ def _draw(rows: Sequence[Sequence[Tile | None]]) -> Image.Image:
     return montage
 
 
-def _thumbnail(path: Path) -> Image.Image:
+def _thumbnail(path: Path | None) -> Image.Image:
     side = TILE - 2 * FRAME
-    try:
-        pixels = read_image(path)
-    except UserError:  # gone since it was indexed
-        pixels = np.full((side, side, 3), 220, np.uint8)
+    pixels = np.full((side, side, 3), 220, np.uint8)
+    if path is not None:
+        with contextlib.suppress(UserError):  # gone since it was indexed
+            pixels = read_image(path)
     return ImageOps.contain(Image.fromarray(pixels), (side, side))

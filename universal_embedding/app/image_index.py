@@ -1,65 +1,31 @@
 """A searchable index of a folder of images, bound to the model that embedded them."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-from PIL import Image
+from absl import logging
 
 from universal_embedding.app.index_files import IndexFiles, find_category, open_model
-from universal_embedding.app.live_search import LiveSearch
+from universal_embedding.app.live_search import LiveSearch, describe_search
+from universal_embedding.app.searchable import (
+    METRICS,
+    ImageEncoder,
+    Query,
+    SearchHit,
+    check_vector,
+    distances,
+    nearest_first,
+    path_within,
+)
 from universal_embedding.errors import UserError
-from universal_embedding.search.neighbors import recall
 
-METRICS = ("euclidean", "cosine")
 EXACT_SEARCH_BELOW = 500_000
-NUM_RECALL_QUERIES = 1000
 MAX_NAMED_CATEGORIES = 20
-
-
-class ImageEncoder(Protocol):
-    """The model behind an index; `Embedder` is one."""
-
-    @property
-    def name(self) -> str:
-        """The path or name from which the model can be opened again."""
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 that identifies the model."""
-
-    def encode(
-        self,
-        images: Sequence[np.ndarray],
-        *,
-        batch_size: int = 32,
-        show_progress_bar: bool | None = None,
-    ) -> np.ndarray:
-        """Embeds `[H, W, 3]` uint8 images of any sizes: `[N, D]` float32, unit rows."""
-
-
-Query = int | str | Path | bytes | Image.Image | np.ndarray
-
-
-@dataclass(frozen=True)
-class SearchHit:
-    """A match.
-
-    Attributes:
-        index: Position of the image in the index.
-        name: Its path relative to the folder of the images.
-        category: The first folder of its name; empty for an image outside any.
-        distance: Its distance from the query.
-    """
-
-    index: int
-    name: str
-    category: str
-    distance: float
 
 
 class ImageIndex:
@@ -74,7 +40,8 @@ class ImageIndex:
     Args:
         files: Names, embeddings and origin of the images.
         model: The model that embedded them; None to open it from `files.model` when it is needed.
-        exact_search_below: Indexes smaller than this are searched exactly, others by ScaNN.
+        exact_search_below: Indexes smaller than this are searched exactly, others by ScaNN; by
+            default `EXACT_SEARCH_BELOW`.
 
     Raises:
         UserError: The index was made by another model.
@@ -84,12 +51,13 @@ class ImageIndex:
         self,
         files: IndexFiles,
         model: ImageEncoder | None = None,
-        exact_search_below: int = EXACT_SEARCH_BELOW,
+        exact_search_below: int | None = None,
     ) -> None:
         if model is not None:
             files.check_model(model.fingerprint, model.name)
         self._model = model
-        self._exact_search_below = exact_search_below
+        limit = EXACT_SEARCH_BELOW if exact_search_below is None else exact_search_below
+        self._exact_search_below = limit
         self._lock = threading.Lock()  # one call of the model or of ScaNN uses all cores
         self._searches: dict[str | None, LiveSearch] = {}
         self._categories: np.ndarray | None = None
@@ -118,14 +86,14 @@ class ImageIndex:
         cls,
         directory: str | Path,
         model: ImageEncoder | str | Path | None = None,
-        exact_search_below: int = EXACT_SEARCH_BELOW,
+        exact_search_below: int | None = None,
     ) -> "ImageIndex":
         """Reads an index that `save` wrote.
 
         Args:
             directory: The index.
             model: The index's model, or where it is; by default where it was when it was made.
-            exact_search_below: Use exact search below this many images.
+            exact_search_below: Use exact search below this many images; 500,000 by default.
 
         Raises:
             UserError: There is no index, or the model is not the one that made it.
@@ -137,7 +105,11 @@ class ImageIndex:
 
     def save(self, directory: str | Path) -> None:
         """Writes the index; an older one is replaced only when all is written."""
-        self.files.write(Path(directory))
+        search = None
+        if len(self) and not self.is_exact:  # else it is made faster than read
+            with self._lock:
+                search = self._search(None)
+        self.files.write(Path(directory), search)
 
     def __len__(self) -> int:
         return len(self.files.names)
@@ -203,8 +175,10 @@ class ImageIndex:
         """
         from universal_embedding.app.index_update import update_files
 
+        with self._lock:
+            self._load_search()  # before `save_to` replaces its files
         files, update = update_files(self.files, self.model, batch_size, save_to)
-        self._set_files(files, None)
+        self._set_files(files, update.changed_names)
         return update
 
     def add(self, names: Sequence[str | Path], batch_size: int = 32) -> None:
@@ -273,57 +247,84 @@ class ImageIndex:
         if isinstance(query, int):
             embedding = self.embeddings[query]
         elif isinstance(query, np.ndarray) and query.ndim == 1:
-            embedding = query
+            embedding = check_vector(query, self.embeddings.shape[1])
         else:
             embedding = self.encode(query)
         with self._lock:
             found = self._search(category).query(embedding[None], min(k, len(self)), exclude)[0]
         found = found[found >= 0]
         found_distances = distances(self.embeddings[found], embedding, metric)
-        order = np.argsort(found_distances, kind="stable")
-        return [
-            self.hit(index, distance)
-            for index, distance in zip(
-                found[order].tolist(), found_distances[order].tolist(), strict=True
-            )
-            if max_distance is None or distance <= max_distance
-        ]
+        return nearest_first(self, found, found_distances, max_distance)
 
     def hit(self, index: int, distance: float) -> SearchHit:
         """The match of an image of the index."""
         return SearchHit(index, self.names[index], find_category(self.names[index]), distance)
 
-    def describe_approximation(self) -> str:
-        """One line on the recall, build time and speed of approximate search, measured here."""
-        from universal_embedding.search.exact import exact_search
+    def row(self, index: int) -> np.ndarray:
+        """The embedding `[D]` float32 of an image of the index."""
+        return self.embeddings[index]
 
-        sample = np.random.default_rng(0).permutation(len(self))[:NUM_RECALL_QUERIES]
-        queries = self.embeddings[sample]
-        exact = exact_search()
-        exact.index(self.embeddings)
-        truth, _ = exact.query(queries, min(5, len(self)))
+    @property
+    def title(self) -> str:
+        """The name of the folder of the images."""
+        return self.files.images_dir.resolve().name
+
+    @property
+    def category_sizes(self) -> dict[str, int]:
+        """Number of images by category, sorted by category."""
+        names, sizes = np.unique(self.categories, return_counts=True)
+        return dict(zip(names.tolist(), sizes.tolist(), strict=True))
+
+    def position(self, row: str) -> int:
+        """The position of an image by its number, as text.
+
+        Raises:
+            UserError: There is none.
+        """
+        if row.isdecimal() and int(row) < len(self):
+            return int(row)
+        raise UserError(f"there is no image {row[:40]!r}; give a number, 0 to {len(self) - 1}")
+
+    def find_examples(self, category: str | None, count: int) -> list[int]:
+        """Positions of at most `count` images of a category, or of all, spread evenly."""
+        members = np.flatnonzero((self.categories == category) | (category is None))
+        return members[:: max(1, len(members) // count)][:count].tolist()
+
+    def image_path(self, index: int) -> Path | None:
+        """The file of an image; None if it was replaced by a link out of the folder."""
+        return path_within(self.files.images_dir, self.names[index])
+
+    def describe_approximation(self) -> str:
+        """One line on the recall, start and speed of approximate search, measured here."""
         start = time.perf_counter()
         with self._lock:
             search = self._search(None)
-        built = time.perf_counter()
-        found = search.query(queries, truth.shape[1])
-        rate = len(queries) / (time.perf_counter() - built)
-        return (
-            f"approximate search: recall@5 {recall(found, truth):.4f} against exact on "
-            f"{len(queries)} images, built in {built - start:.1f} s, {rate:,.0f} queries per second"
-        )
+        return describe_search(search, self.embeddings, time.perf_counter() - start)
 
-    def _set_files(self, files: IndexFiles, changed: set[str] | None) -> None:
-        """Takes another content, in which only the images `changed` differ; None: any may."""
+    def _set_files(self, files: IndexFiles, changed: set[str]) -> None:
+        """Takes another content, in which only the images `changed` differ."""
         with self._lock:
+            self._load_search()
             search, self._searches = self._searches.get(None), {}
-            if search and files.names and changed is not None:
-                search.change(~self.files.find(changed), files.find(changed), files.embeddings)
+            was_exact, older = self.is_exact, self.files
+            self.files, self._categories = dataclasses.replace(files, search_dir=None), None
+            if search and files.names and self.is_exact == was_exact:
+                search.change(~older.find(changed), files.find(changed), files.embeddings)
                 self._searches[None] = search
-            self.files, self._categories = files, None
+
+    def _load_search(self) -> None:
+        """Reads the search of all images, if it was saved with them and is not loaded yet."""
+        saved = self.files.search_dir
+        if saved is not None and None not in self._searches and not self.is_exact:
+            try:
+                self._searches[None] = LiveSearch.load(saved)
+            except UserError as error:
+                logging.warning("%s; it is built from the embeddings instead", error)
 
     def _search(self, category: str | None) -> LiveSearch:
         """The search of a category's images; None: of all."""
+        if category is None:
+            self._load_search()
         if category not in self._searches:
             members = np.arange(len(self))
             if category is not None:
@@ -339,10 +340,3 @@ class ImageIndex:
             is_exact = len(members) < self._exact_search_below
             self._searches[category] = LiveSearch(self.embeddings, members, is_exact)
         return self._searches[category]
-
-
-def distances(embeddings: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
-    """`[N]` float64 distances of unit rows `[N, D]` from `[D]`; exactly 0 for equal rows."""
-    difference = embeddings.astype(np.float64) - query.astype(np.float64)
-    euclidean = np.linalg.norm(difference, axis=-1)
-    return euclidean if metric == "euclidean" else euclidean**2 / 2

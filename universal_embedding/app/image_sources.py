@@ -1,13 +1,16 @@
 """Images to embed: a folder, a list in a Parquet file, or a split of a prepared dataset."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import bisect
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
 from etils import epath
 
-from universal_embedding.datasets.image_files import read_image_file
+from universal_embedding.datasets.image_files import CorruptImageError, read_image_file
 from universal_embedding.datasets.image_listing import (
     IMAGE_SUFFIXES,
     is_hidden,
@@ -15,7 +18,12 @@ from universal_embedding.datasets.image_listing import (
     walk_files,
 )
 from universal_embedding.errors import UserError
-from universal_embedding.files import as_path, is_remote, reporting_unreadable
+from universal_embedding.files import (
+    as_path,
+    is_remote,
+    list_directory,
+    reporting_unreadable,
+)
 
 if TYPE_CHECKING:
     import pyarrow
@@ -38,6 +46,10 @@ class ImageSource(Protocol):
     def labels(self) -> Sequence[list[str]]:
         """For each the names of its classes, none where they are unknown."""
 
+    @property
+    def domains(self) -> Sequence[str] | None:
+        """For each its domain; None where there are none."""
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> bytes:
@@ -53,46 +65,63 @@ class ImageSource(Protocol):
 
 @dataclass(frozen=True)
 class FileSource:
-    """Image files below a folder, local or remote."""
+    """Image files below a folder, local or remote; `unusable` has reasons by printable name."""
 
     description: str
     root: str
     names: Sequence[str]
     labels: Sequence[list[str]]
+    unusable: Mapping[str, str] = field(default_factory=dict)
+    domains: None = None
 
     def __len__(self) -> int:
         return len(self.names)
 
     def read(self, index: int) -> bytes:
         """The bytes of the file."""
+        if self.names[index] in self.unusable:
+            raise CorruptImageError(self.unusable[self.names[index]])
         return read_image_file(self.root, self.names[index])
 
     def subset(self, start: int, stop: int) -> "FileSource":
         """The files `start` to `stop`."""
         part = slice(start, stop)
-        return FileSource(self.description, self.root, self.names[part], self.labels[part])
+        return dataclasses.replace(self, names=self.names[part], labels=self.labels[part])
 
 
 class RecordSource:
-    """Images of a prepared split."""
+    """Images of a prepared split of some domains, one domain after the other."""
 
-    def __init__(self, records: "Records", start: int = 0, stop: int | None = None) -> None:
-        self._records, self._range = records, range(len(records))[start:stop]
-        self.description = f"{records.folder} {records.split}"
-        self.names = [str(records.image_ids[i]) for i in self._range]
-        self.labels = [[str(label) for label in records.labels[i]] for i in self._range]
+    def __init__(
+        self, records: "Sequence[Records]", start: int = 0, stop: int | None = None
+    ) -> None:
+        self._records = tuple(records)
+        self._starts = [0, *itertools.accumulate(map(len, records))]
+        self._range = range(self._starts[-1])[start:stop]
+        places = [self._locate(i) for i in self._range]
+        folder = records[0].folder if len(records) == 1 else records[0].folder.parents[1]
+        self.description = f"{folder} {records[0].split}"
+        self.names = [str(r.image_ids[i]) for r, i in places]
+        self.labels = [[str(label) for label in r.labels[i]] for r, i in places]
+        self.domains = [r.domain for r, _ in places]
 
     def __len__(self) -> int:
         return len(self._range)
 
     def read(self, index: int) -> bytes:
         """The encoded image of the record."""
-        return self._records.read([self._range[index]])[0]
+        records, row = self._locate(self._range[index])
+        return records.read([row])[0]
 
     def subset(self, start: int, stop: int) -> "RecordSource":
         """The records `start` to `stop`."""
         part = self._range[start:stop]
         return RecordSource(self._records, part.start, part.stop)
+
+    def _locate(self, index: int) -> "tuple[Records, int]":
+        """Image `index` of all: the records of its domain, and its row in them."""
+        number = bisect.bisect_right(self._starts, index) - 1
+        return self._records[number], index - self._starts[number]
 
     def __reduce__(self) -> tuple:
         return RecordSource, (self._records, self._range.start, self._range.stop)
@@ -104,7 +133,8 @@ def open_source(images: str, split: str = "test") -> ImageSource:
     Args:
         images: A folder of images, local or remote, whose sub-folders are the labels; a `.parquet`
             with a column `name` of paths, absolute or relative to its own folder, and perhaps
-            `label`; or the prepared folder of a domain, `<dataset>/<domain>/<version>`.
+            `label`; or the prepared folder of a domain, `<dataset>/<domain>/<version>`, or of all
+            domains of a data set, `<dataset>`.
         split: Split of a prepared folder.
 
     Raises:
@@ -116,7 +146,14 @@ def open_source(images: str, split: str = "test") -> ImageSource:
     if (root / "dataset_info.json").exists():
         from universal_embedding.datasets.records import Records
 
-        return RecordSource(Records(root, root.parent.name, split))
+        return RecordSource([Records(root, root.parent.name, split)])
+    if _is_prepared_dataset(root):
+        from universal_embedding.datasets.records import list_prepared_domains, open_records
+
+        place = str(root.parent), root.name
+        domains = list_prepared_domains(*place)
+        return RecordSource([open_records(*place, domain, split) for domain in domains])
+    unusable: dict[str, str] = {}
     if is_remote(images):
         names = [
             name
@@ -124,12 +161,22 @@ def open_source(images: str, split: str = "test") -> ImageSource:
             if name.lower().endswith(IMAGE_SUFFIXES) and not is_hidden(name)
         ]
     else:
-        names = list_image_files(Path(root)).names
+        listing = list_image_files(Path(root))
+        usable = set(listing.names)
+        unusable = {n: why for n, why in listing.unusable.items() if n not in usable}
+        names = [*listing.names, *unusable]  # their rows say why there is no embedding
     if not names:
         raise UserError(f"--images={images} holds no images; name a folder that does")
     names.sort()
     labels = [[name.split("/")[0]] if "/" in name else [] for name in names]
-    return FileSource(images, str(root), names, labels)
+    return FileSource(images, str(root), names, labels, unusable)
+
+
+def _is_prepared_dataset(root: epath.Path) -> bool:
+    from universal_embedding.datasets.records import VERSION
+
+    folders = list_directory(root)[:100]  # a data set has not more domains; images may be many
+    return any((folder / VERSION / "dataset_info.json").exists() for folder in folders)
 
 
 def _from_parquet(images: str) -> FileSource:

@@ -1,8 +1,9 @@
 """The content of an index, and its files: names, embeddings, and the model that made them.
 
-An index is a directory with `index.json`, which names the version of the other two files. A version
-is written beside the current one, and then `index.json` is replaced: a reader, or a process that is
-killed at any moment, sees the old version or the new one. Other files of the directory are kept.
+An index is a directory with `index.json`, which names the version of the other two files, and of
+the directory of its search if that is approximate. A version is written beside the current one,
+and then `index.json` is replaced: a reader, or a process that is killed at any moment, sees the old
+version or the new one. Other files of the directory are kept.
 """
 
 import bisect
@@ -11,6 +12,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
@@ -25,12 +27,13 @@ from universal_embedding.errors import UserError, printable
 from universal_embedding.files import atomic_write
 
 if TYPE_CHECKING:
-    from universal_embedding.app.image_index import ImageEncoder
+    from universal_embedding.app.live_search import LiveSearch
+    from universal_embedding.app.searchable import ImageEncoder
 
 FORMAT = 3
 META = "index.json"
 Stamp = tuple[int, int, int]
-_DATA_FILE = re.compile(r"(images|embeddings)-([0-9a-f]{16})\.(json|npy)")
+_DATA_FILE = re.compile(r"(?:images|embeddings|search)-([0-9a-f]{16})(?:\.json|\.npy)?")
 _NUM_ATTEMPTS = 20  # of a reader whose version is replaced while it reads
 
 
@@ -47,6 +50,7 @@ class IndexFiles:
             image with another triple has changed.
         embeddings: `[N, D]` float32, unit rows.
         corrupt: Reasons by name, of files that could not be embedded.
+        search_dir: Where the search of these rows was saved, if it was.
     """
 
     images_dir: Path
@@ -56,6 +60,7 @@ class IndexFiles:
     stamps: list[Stamp] = field(default_factory=list)
     embeddings: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     corrupt: dict[str, str] = field(default_factory=dict)
+    search_dir: Path | None = None
 
     @classmethod
     def empty(cls, images_dir: Path, model: "ImageEncoder") -> "IndexFiles":
@@ -124,8 +129,13 @@ class IndexFiles:
             embeddings=np.insert(kept.embeddings, places, new, 0) if kept.names else new,
         )
 
-    def write(self, directory: Path) -> None:
-        """Writes the index; an older one at `directory` is replaced only when all is written."""
+    def write(self, directory: Path, search: "LiveSearch | None" = None) -> None:
+        """Writes the index; an older one at `directory` is replaced only when all is written.
+
+        Args:
+            directory: Where to write it.
+            search: The search of its rows, if it is to be read again rather than built.
+        """
         version = uuid.uuid4().hex[:16]
         meta = {
             "format": FORMAT,
@@ -142,12 +152,14 @@ class IndexFiles:
             json.dump(images, file, ensure_ascii=False)
         with atomic_write(directory / f"embeddings-{version}.npy", "wb") as file:
             np.save(file, self.embeddings)
+        if search is not None:
+            search.save(directory / f"search-{version}")
         with atomic_write(directory / META) as file:
             json.dump(meta, file, indent=1, ensure_ascii=False)
         for name in os.listdir(directory):
             match = _DATA_FILE.fullmatch(name)
-            if match and match[2] != version:
-                (directory / name).unlink(missing_ok=True)
+            if match and match[1] != version:
+                remove_tree(directory / name)
 
     @classmethod
     def read(cls, directory: Path) -> "IndexFiles":
@@ -167,6 +179,8 @@ class IndexFiles:
                     ) from None
                 reason = f"{Path(error.filename).name} is missing"
                 time.sleep(0.01 * attempt)  # replaced since index.json was read
+            except UserError:
+                raise
             except Exception as error:  # damaged files cause errors of every kind
                 reason = printable(str(error) or type(error).__name__)
                 break
@@ -178,6 +192,10 @@ class IndexFiles:
     @classmethod
     def _read_version(cls, directory: Path) -> "IndexFiles":
         meta = json.loads((directory / META).read_text("utf-8"))
+        if "kind" in meta:
+            raise UserError(
+                f"{directory} is an index of {meta['kind']}: read it by VectorIndex.load"
+            )
         if meta["format"] != FORMAT:
             raise ValueError(f"format {meta['format']}, expected {FORMAT}")
         version = meta["version"]
@@ -192,6 +210,7 @@ class IndexFiles:
             if name.startswith("/") or ".." in name.split("/") or name_problem(name):
                 raise ValueError(f"the name {name!r} leads out of the folder of the images")
         corrupt = {str(name): str(reason) for name, reason in meta["corrupt"].items()}
+        search = directory / f"search-{version}"
         return cls(
             Path(meta["images_dir"]),
             str(meta["model"]),
@@ -200,7 +219,16 @@ class IndexFiles:
             [(int(size), int(mtime), int(ctime)) for _, size, mtime, ctime in images],
             embeddings.astype(np.float32, copy=False),
             corrupt,
+            search if search.is_dir() else None,
         )
+
+
+def remove_tree(path: Path) -> None:
+    """Removes a file, or a directory with its content; it may be gone."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def is_unfinished(name: str) -> bool:
@@ -231,4 +259,6 @@ def open_model(path: str | Path, files: IndexFiles) -> "ImageEncoder":
     fingerprint = read_fingerprint(path)
     if fingerprint is not None:
         files.check_model(fingerprint, str(path))
-    return Embedder.from_pretrained(path)
+    model = Embedder.from_pretrained(path)
+    dim = files.embeddings.shape[1]
+    return model.with_dimension(dim) if 0 < dim < model.embedding_dim else model

@@ -5,14 +5,15 @@ import dataclasses
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from universal_embedding.app.image_index import ImageEncoder, ImageIndex
+from universal_embedding.app.image_index import ImageIndex
 from universal_embedding.app.index_files import META, IndexFiles, Stamp, is_unfinished
+from universal_embedding.app.searchable import ImageEncoder
 from universal_embedding.datasets.image_limits import CorruptImageError
 from universal_embedding.datasets.image_listing import list_image_files
 from universal_embedding.datasets.image_prefetch import MAX_BYTES, decode_ahead
@@ -25,13 +26,14 @@ LOCK_FILE = ".lock"
 
 @dataclass
 class IndexUpdate:
-    """Counts of images in an update."""
+    """Counts of images in an update, and the names of those that were not left as they were."""
 
     added: int = 0
     changed: int = 0
     removed: int = 0
     unchanged: int = 0
     other_files: int = 0
+    changed_names: set[str] = field(default_factory=set, repr=False)
 
 
 def update_index(
@@ -72,13 +74,27 @@ def _update_locked(
     if META in names or not all(map(is_unfinished, names)):
         older = IndexFiles.read(directory)
         older.check_model(model.fingerprint, model.name)
+        _check_dimension(older, model, directory)
         files = dataclasses.replace(
-            files, names=older.names, stamps=older.stamps, embeddings=older.embeddings
+            files,
+            names=older.names,
+            stamps=older.stamps,
+            embeddings=older.embeddings,
+            search_dir=older.search_dir,
         )
     index = ImageIndex(files, model)
     update = index.update(batch_size, save_to=directory)
     index.save(directory)
     return index, update
+
+
+def _check_dimension(files: IndexFiles, model: ImageEncoder, directory: Path) -> None:
+    dims = files.embeddings.shape[1], getattr(model, "embedding_dim", files.embeddings.shape[1])
+    if len(files.names) and dims[0] != dims[1]:
+        raise UserError(
+            f"{directory} has embeddings of {dims[0]} dimensions, {model.name} gives {dims[1]}: "
+            f"give --dimension={dims[0]}, or name another --output"
+        )
 
 
 def update_files(
@@ -118,6 +134,7 @@ def update_files(
         removed=len(known.keys() - stamps.keys()),
         unchanged=len(known.keys() - outdated),
         other_files=listing.num_other_files,
+        changed_names=outdated.union(todo),
     )
     return current, update
 

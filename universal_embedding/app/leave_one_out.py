@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from universal_embedding.app.image_index import ImageIndex, SearchHit, distances
+from universal_embedding.app.image_index import ImageIndex
+from universal_embedding.app.searchable import SearchHit, distances, nearest_first
+from universal_embedding.app.vector_index import VectorIndex
 from universal_embedding.datasets.examples import Labels
 from universal_embedding.errors import UserError
 from universal_embedding.evaluation.embeddings import DomainEmbeddings
@@ -35,19 +37,57 @@ class QueryResult:
         return [hit.category == self.category for hit in self.hits[: self.num_counted]]
 
 
-def leave_one_out(index: ImageIndex, k: int = 5) -> list[QueryResult]:
-    """Searches every image of the index among the others, by UnED's separate protocol."""
+def leave_one_out(
+    index: ImageIndex | VectorIndex, k: int = 5, num_queries: int = 10_000
+) -> list[QueryResult]:
+    """Searches each image of the index among the others, by UnED's separate protocol.
+
+    Args:
+        index: The index; the rows of an index of embeddings are searched by its own search.
+        k: Number of neighbors.
+        num_queries: Rows of an index of embeddings that are searched, drawn at random; all images
+            of one of images are.
+
+    Raises:
+        UserError: Its embeddings have no labels.
+    """
+    if isinstance(index, VectorIndex):
+        return _leave_out_rows(index, k, num_queries)
     _, labels = np.unique(index.categories, return_inverse=True)
     images = DomainEmbeddings(index.embeddings, Labels.from_rows(labels.tolist()))
     result = run_protocol({"": images}, "separate", max_neighbors=k).domains[""]
     results = []
     for query, category in enumerate(index.categories.tolist()):
         neighbors = result.neighbors[query][result.neighbors[query] >= 0]
-        found = distances(index.embeddings[neighbors], index.embeddings[query], "euclidean")
-        order = np.argsort(found, kind="stable")
-        hits = [index.hit(int(neighbors[i]), float(found[i])) for i in order]
+        hits = _sort_hits(index, neighbors, index.embeddings[neighbors], index.embeddings[query])
         results.append(QueryResult(query, category, min(k, int(result.num_positives[query])), hits))
     return results
+
+
+def _leave_out_rows(index: VectorIndex, k: int, num_queries: int) -> list[QueryResult]:
+    rows = np.flatnonzero(index.neighbors.contains(np.arange(len(index))))
+    sizes = index.names.count_categories(rows)
+    if set(sizes) <= {""}:
+        raise UserError(
+            f"the embeddings of {index.meta.source} have no labels: give the .parquet beside them "
+            "a column `label`"
+        )
+    rows = np.sort(np.random.default_rng(0).permutation(rows)[:num_queries])
+    queries = index.neighbors.rows(rows)
+    found, _ = index.neighbors.query(queries, k, rows)
+    results = []
+    for row, query, neighbors in zip(rows.tolist(), queries, found, strict=True):
+        neighbors = neighbors[neighbors >= 0]
+        hits = _sort_hits(index, neighbors, index.neighbors.rows(neighbors), query)
+        category = index.names.category(row)
+        results.append(QueryResult(row, category, min(k, sizes[category] - 1), hits))
+    return results
+
+
+def _sort_hits(
+    index: ImageIndex | VectorIndex, neighbors: np.ndarray, rows: np.ndarray, query: np.ndarray
+) -> list[SearchHit]:
+    return nearest_first(index, neighbors, distances(rows, query, "euclidean"), None)
 
 
 def make_report(results: Sequence[QueryResult], target_precision: float) -> dict:

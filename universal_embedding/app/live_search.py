@@ -1,8 +1,15 @@
 """The search of some images of an index, which follows changes of the index."""
 
+import time
+from pathlib import Path
+from typing import Self
+
 import numpy as np
 
-from universal_embedding.search.neighbors import NearestNeighbors
+from universal_embedding.search.neighbors import recall
+from universal_embedding.search.rescored import RescoredSearch
+
+NUM_RECALL_QUERIES = 1000
 
 
 class LiveSearch:
@@ -51,13 +58,52 @@ class LiveSearch:
             self._neighbors.remove(removed)
         self._set_members(np.arange(len(is_new)), ids)
 
+    def save(self, folder: Path) -> None:
+        """Writes an approximate search of all rows of the index, to be read by `load`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "ids.npy", self._ids)
+        self._neighbors.save(folder)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: It is missing or damaged.
+        """
+        from universal_embedding.search.scann_index import ScannIndex
+
+        search = cls.__new__(cls)
+        search._neighbors = ScannIndex.load(folder)
+        ids = np.load(folder / "ids.npy")
+        search._set_members(np.arange(len(ids)), ids)
+        return search
+
     def _set_members(self, members: np.ndarray, ids: np.ndarray) -> None:
         self._members, self._ids = members, ids
         self._position_of_id = np.full(ids.max(initial=-1) + 1, -1)
         self._position_of_id[ids] = members
 
 
-def _make_search(exact: bool) -> NearestNeighbors:
+def describe_search(search: LiveSearch, embeddings: np.ndarray, seconds: float) -> str:
+    """One line on an approximate search of all rows `[N, D]` that was ready in `seconds`."""
+    from universal_embedding.search.exact import exact_search
+
+    sample = np.random.default_rng(0).permutation(len(embeddings))[:NUM_RECALL_QUERIES]
+    queries = embeddings[sample]
+    exact = exact_search()
+    exact.index(embeddings)
+    truth, _ = exact.query(queries, min(5, len(embeddings)))
+    start = time.perf_counter()
+    found = search.query(queries, truth.shape[1])
+    rate = len(queries) / (time.perf_counter() - start)
+    return (
+        f"approximate search: recall@5 {recall(found, truth):.4f} against exact on "
+        f"{len(queries)} images, ready in {seconds:.1f} s, {rate:,.0f} queries per second"
+    )
+
+
+def _make_search(exact: bool) -> RescoredSearch:
     if exact:
         from universal_embedding.search.exact import exact_search
 

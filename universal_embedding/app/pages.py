@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from universal_embedding.app.decoding import DecodePool
-from universal_embedding.app.image_index import ImageIndex, SearchHit
 from universal_embedding.app.requests import SearchParams, Uploads, parse_params
+from universal_embedding.app.searchable import SearchableIndex, SearchHit
 from universal_embedding.datasets.image_files import crop_pixels
 from universal_embedding.datasets.image_limits import MAX_PIXELS, CorruptImageError, read_file
 from universal_embedding.errors import UserError
@@ -44,7 +44,7 @@ class ServerLimits:
 
     upload_bytes: int = 16 << 20
     max_pixels: int = 25_000_000
-    bytes_in_flight: int = 256 << 20
+    bytes_in_flight: int = 128 << 20
     num_workers: int = 2
     cache_bytes: int = 128 << 20
 
@@ -58,11 +58,11 @@ class Handlers:
         max_distance: Matches farther than this are left out, unless a request sets its own.
     """
 
-    def __init__(self, index: ImageIndex, limits: ServerLimits, max_distance: float | None) -> None:
+    def __init__(
+        self, index: SearchableIndex, limits: ServerLimits, max_distance: float | None
+    ) -> None:
         self.index, self.limits, self.max_distance = index, limits, max_distance
-        self.root = index.files.images_dir.resolve()
-        names, sizes = np.unique(index.categories, return_counts=True)
-        self._category_sizes = dict(zip(names.tolist(), sizes.tolist(), strict=True))
+        self._category_sizes = index.category_sizes
         self._uploads = Uploads(limits.upload_bytes, limits.bytes_in_flight)
         self._upload_decoder = DecodePool(limits.num_workers, limits.max_pixels)
         self._image_decoder = DecodePool(1, max(limits.max_pixels, MAX_PIXELS))
@@ -80,17 +80,16 @@ class Handlers:
     async def overview(self, request: Request) -> Response:
         """Sends the size, categories and limits of the index, and some examples."""
         category = request.query_params.get("category")
-        members = np.flatnonzero((self.index.categories == category) | (category is None))
-        examples = members[:: max(1, len(members) // NUM_EXAMPLES)][:NUM_EXAMPLES]
+        examples = self.index.find_examples(category, NUM_EXAMPLES)
         return JSONResponse(
             {
-                "name": self.root.name,
+                "name": self.index.title,
                 "num_images": len(self.index),
                 "categories": self._category_sizes,
                 "is_exact": self.index.is_exact,
                 "max_distance": self.max_distance,
                 "max_upload_bytes": self.limits.upload_bytes,
-                "examples": [self._describe(int(index)) for index in examples],
+                "examples": [self._describe(index) for index in examples],
             }
         )
 
@@ -164,17 +163,19 @@ class Handlers:
         return file.getvalue()
 
     def _path(self, index: int) -> Path:
-        path = (self.root / self.index.names[index]).resolve()
-        if not path.is_relative_to(self.root):  # replaced by a link since it was indexed
+        path = self.index.image_path(index)
+        if path is None:
             raise HTTPException(404, "there is no such image")
         return path
 
     def _describe(self, index: int) -> dict:
+        hit = self.index.hit(index, 0)
+        has_file = self.index.image_path(index) is not None
         return {
             "image": index,
-            "name": self.index.names[index],
-            "category": str(self.index.categories[index]),
-            "url": f"/images/{index}",
+            "name": hit.name,
+            "category": hit.category,
+            "url": f"/images/{index}" if has_file else None,
         }
 
     async def _run(self, pool: ThreadPoolExecutor, function: Callable, *args: object) -> Any:

@@ -10,7 +10,7 @@ from starlette.datastructures import QueryParams
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 
-from universal_embedding.app.image_index import METRICS
+from universal_embedding.app.searchable import METRICS
 from universal_embedding.datasets.image_files import IMAGE_FORMATS, Box
 from universal_embedding.datasets.image_limits import starts_as_image
 
@@ -106,7 +106,9 @@ class Uploads:
                         self._make_room(timer)
             if not body:
                 raise HTTPException(400, "the body is empty: send the bytes of an image")
-            yield bytes(body)
+            content = bytes(body)
+            del body  # a decoder may take seconds, and many may wait for it
+            yield content
         except TimeoutError:
             raise HTTPException(408, "the image took too long to arrive") from None
         except ClientDisconnect:

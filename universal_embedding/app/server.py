@@ -22,8 +22,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from universal_embedding.app.connections import BoundedProtocol, LogLimit
-from universal_embedding.app.image_index import ImageIndex
 from universal_embedding.app.pages import Handlers, ServerLimits
+from universal_embedding.app.searchable import SearchableIndex
 from universal_embedding.errors import UserError, printable
 
 PAGE = Path(__file__).parent / "page"
@@ -40,7 +40,7 @@ HEADERS = {
 
 
 def make_app(
-    index: ImageIndex,
+    index: SearchableIndex,
     limits: ServerLimits,
     max_distance: float | None,
     hosts: Collection[str],
@@ -84,7 +84,7 @@ def make_app(
 
 
 def serve(
-    index: ImageIndex,
+    index: SearchableIndex,
     host: str,
     port: int,
     limits: ServerLimits,
@@ -116,9 +116,7 @@ def serve(
     if not local:
         hosts |= {gethostname(), getfqdn()}
         logging.warning(
-            "listening on %s: everyone who can reach it sees the images of %s",
-            address,
-            index.files.images_dir,
+            "listening on %s: everyone who can reach it sees the images of %s", address, index.title
         )
     app = make_app(index, limits, max_distance, hosts, allow_addresses=not local)
     config = uvicorn.Config(
@@ -135,7 +133,7 @@ def serve(
         python_logging.getLogger(name).addFilter(LogLimit())
     name = f"[{address}]" if ":" in address else address
     print(
-        f"{len(index)} images of {printable(index.files.images_dir)} at "
+        f"{len(index)} images of {printable(index.title)} at "
         f"http://{name}:{socket.getsockname()[1]}",
         flush=True,
     )

@@ -35,16 +35,21 @@ def float_between(low: float, high: float = float("inf")) -> Callable[[str], flo
 
 
 def add_local_path(
-    parser: argparse.ArgumentParser, flag: str, text: str, required: bool = False
+    parser: argparse.ArgumentParser,
+    flag: str,
+    text: str,
+    required: bool = False,
+    repeated: bool = False,
 ) -> None:
-    """Adds the flag of a path where gs:// cannot work, and is refused."""
+    """Adds the flag of a path where gs:// cannot work, and is refused; or of a list of them."""
 
     def local(path: str) -> Path:
         from universal_embedding.files import local_path
 
         return local_path(path, flag)
 
-    parser.add_argument(flag, type=local, required=required, help=text)
+    repeat: dict = {"action": "append", "default": []} if repeated else {}
+    parser.add_argument(flag, type=local, required=required, help=text, **repeat)
 
 
 def add_switch(
@@ -74,7 +79,7 @@ def add_data_dir(parser: argparse.ArgumentParser) -> None:
 
 
 def add_strategy_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds --strategy and --tpu."""
+    """Adds --strategy, --tpu and --allow_unproven_slice."""
     parser.add_argument(
         "--strategy",
         default="one_device",
@@ -82,6 +87,9 @@ def add_strategy_flags(parser: argparse.ArgumentParser) -> None:
         help="Distribution strategy.",
     )
     parser.add_argument("--tpu", default="", help="`local`, or a TPU's name or address.")
+    add_switch(
+        parser, "allow_unproven_slice", "Accept a TPU of several hosts, which was never tried."
+    )
 
 
 def add_index_flags(parser: argparse.ArgumentParser) -> None:

@@ -27,6 +27,18 @@ def add_dry_run_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", help="JSON file for the numbers of --dry_run.")
 
 
+def check_no_dry_run_flags(args: argparse.Namespace) -> None:
+    """Refuses flags that only a dry run reads.
+
+    Raises:
+        UserError: one of them was given.
+    """
+    for name in ("device", "output"):
+        value = getattr(args, name)
+        if value is not None:
+            raise UserError(f"--{name}={value} needs --dry_run; add it, or leave --{name} out")
+
+
 def dry_run(args: argparse.Namespace, config: "ConfigDict") -> None:
     """Prints the estimate of a run.
 

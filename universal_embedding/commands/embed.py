@@ -16,9 +16,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     model_help = "A run directory, SavedModel, submission zip, .keras file or preset."
     add("--model", required=True, help=model_help)
+    dimension_help = "Keep only the first dimensions of the embeddings; all by default."
+    add("--dimension", type=int_at_least(1), help=dimension_help)
     images_help = (
         "Folder of images (local or gs://), a .parquet with a column `name` of paths, or the "
-        "prepared folder of a domain."
+        "prepared folder of a domain or of a whole data set."
     )
     add("--images", required=True, help=images_help)
     add("--split", default="test", help="Split of a prepared folder.")
@@ -46,6 +48,6 @@ def run(args: argparse.Namespace) -> None:
         options = parse_beam_options(args.beam_pipeline_options)
     config = PartsConfig(args.output, args.images_per_part, args.dtype, args.batch_size)
     source = open_source(args.images, args.split)
-    open_model = functools.partial(Embedder.from_pretrained, args.model)
+    open_model = functools.partial(Embedder.from_pretrained, args.model, dimension=args.dimension)
     count, num_errors = embed_images(open_model, args.model, source, config, options)
     print(f"{args.output}: {count} images, {num_errors} of them unreadable, listed in {ERRORS}")

@@ -4,7 +4,11 @@
 
 A model is a run directory, a SavedModel, a submission zip, an .npz of embeddings or a backbone
 (file, preset or application name). The first --model is the baseline that the others are compared
-with. --specialist=DOMAIN=MODEL, once per domain, adds the oracle-routed specialists.
+with. --specialist=DOMAIN=MODEL, once per domain, adds the oracle-routed specialists. --compatible,
+with models from old to new, also searches the queries of each in the index of every older one.
+The prefixes that a run trained (config.head.prefixes), or those of --dimension=8,16, are evaluated
+too. --transform=none,center,pca,whiten evaluates the embeddings of each --model as they are and
+after maps fitted on the training images. --embeddings evaluates what `embed` wrote of the domains.
 """
 
 import argparse
@@ -38,6 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="A run directory, SavedModel, submission zip, .npz of embeddings, or backbone.",
     )
+    embeddings_help = "Directory of embeddings that `embed` wrote of the prepared domains."
+    add("--embeddings", action="append", default=[], help=embeddings_help)
     add(
         "--checkpoint",
         type=comma_list,
@@ -45,6 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="Checkpoints of run directories: best, last, initial (before training).",
     )
     add("--specialist", action="append", default=[], help="DOMAIN=MODEL, once per domain.")
+    compatible_help = "Models, from old to new: also search new queries in old indexes."
+    add("--compatible", nargs="+", default=[], metavar="MODEL", help=compatible_help)
     add_data_flags(parser)
     add("--split", default="test", choices=["val", "test"], help="Split to evaluate.")
     size_help = "Input size for --model=BACKBONE, in pixels."
@@ -65,6 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--search", default="exact", choices=["exact", "approximate"], help="Neighbor search.")
     recall_help = "Recall@5 that approximate search is tuned to reach."
     add("--target_recall", type=float_between(0.0, 1.0), default=0.99, help=recall_help)
+    dimension_help = "Prefixes of the embeddings to evaluate too, such as 8,16,32."
+    add("--dimension", type=comma_list, default=[], help=dimension_help)
+    transform_help = (
+        "none, center, pca, whiten: maps of the embeddings, fitted on training images; one result "
+        "for each."
+    )
+    add("--transform", type=comma_list, default=["none"], help=transform_help)
+    dim_help = "Dimensions that --transform=pca or whiten keeps."
+    add("--embedding_dim", type=int_at_least(1), default=64, help=dim_help)
     add_switch(
         parser,
         "score_correction",
@@ -86,20 +103,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Evaluates every model and writes report.json, report.md and report.html."""
-    if not args.model and not args.specialist:
-        raise UserError("nothing to evaluate: give --model or --specialist")
+    if not (args.model or args.embeddings or args.specialist or args.compatible):
+        raise UserError(
+            "nothing to evaluate: give --model, --embeddings, --specialist or --compatible"
+        )
+    if args.compatible and len(args.checkpoint) > 1:
+        raise UserError("--compatible compares one checkpoint per run: give one --checkpoint")
+    args.model = args.compatible + args.model
     if args.tpu or args.strategy != "one_device":
         from universal_embedding.training.recovery import restart_when_lost
         from universal_embedding.training.strategy import make_strategy
 
         with restart_when_lost(lambda: 0):
-            _evaluate(args, make_strategy("tpu" if args.tpu else args.strategy, args.tpu))
+            name = "tpu" if args.tpu else args.strategy
+            _evaluate(args, make_strategy(name, args.tpu, args.allow_unproven_slice))
     else:
         _evaluate(args, None)
 
 
 def _evaluate(args: argparse.Namespace, strategy: "tf.distribute.Strategy | None") -> None:
-    from universal_embedding.evaluation import embed, evaluate
+    from universal_embedding.app.stored_embeddings import stored_source
+    from universal_embedding.datasets.records import open_records
+    from universal_embedding.evaluation import compatibility, embed, evaluate, transforms
+    from universal_embedding.evaluation.prefixes import add_prefixes
     from universal_embedding.files import as_path, check_writable
     from universal_embedding.reporting import html, tables
     from universal_embedding.search.exact import exact_search
@@ -111,22 +137,39 @@ def _evaluate(args: argparse.Namespace, strategy: "tf.distribute.Strategy | None
         search = functools.partial(ScannIndex, args.target_recall)
     if args.score_correction and args.specialist:
         raise UserError("--score_correction is for --model, not for --specialist: leave one out")
+    if args.transform != ["none"] and (args.specialist or args.compatible):
+        raise UserError(
+            "--transform is for --model, not for --specialist or --compatible: leave one out"
+        )
+    if args.dimension and (args.specialist or args.compatible):
+        raise UserError(
+            "--dimension is for --model, not for --specialist or --compatible: leave one out"
+        )
     data_dir, dataset = _find_data(args)
     eval_sets = embed.open_eval_sets(data_dir, dataset, args.split, args.domains)
-    bank = []
-    if args.score_correction:
-        from universal_embedding.datasets.records import open_records
-
-        bank = [open_records(data_dir, dataset, key, "train") for key in eval_sets]
+    train_records = []
+    if args.score_correction or args.transform != ["none"]:
+        train_records = [open_records(data_dir, dataset, key, "train") for key in eval_sets]
+    bank = train_records if args.score_correction else []
     config = evaluate.EvaluationConfig(
         args.protocols, args.metrics, args.bootstrap_samples, search, bank
     )
     folder = as_path(args.output or f"reports/{dataset}-{args.split}")
     check_writable(folder / "report.json", "--output")
-    sources = embed.dedupe_names(
-        [s for model in args.model for s in _open_sources(model, args, strategy)]
-    )
-    results = [evaluate.evaluate_source(source, eval_sets, config) for source in sources]
+    sources = [
+        prefix
+        for model in args.model
+        for source in _open_sources(model, args, strategy)
+        for prefix in add_prefixes(source, _prefixes(model, args))
+    ]
+    sources = embed.dedupe_names([*sources, *map(stored_source, args.embeddings)])
+    results = [
+        result
+        for source in sources
+        for result in transforms.evaluate_transforms(
+            source, eval_sets, config, train_records, args.transform, args.embedding_dim
+        )
+    ]
     if args.specialist:
         specialists = _open_specialists(args, strategy)
         results.append(evaluate.evaluate_specialists(specialists, eval_sets, config))
@@ -134,6 +177,10 @@ def _evaluate(args: argparse.Namespace, strategy: "tf.distribute.Strategy | None
         return
     report = {"dataset": dataset, "split": args.split}
     report |= evaluate.make_report(results, config)
+    if args.compatible:
+        compatible = results[: len(args.compatible)]
+        measured = compatibility.evaluate_compatibility(compatible, config)
+        report["compatibility"] = compatibility.compatibility_report(measured, config)
     report["arguments"] = {
         name: value
         for name, value in vars(args).items()
@@ -145,6 +192,23 @@ def _evaluate(args: argparse.Namespace, strategy: "tf.distribute.Strategy | None
     written.append(html.write_html_report(report, results, eval_sets, page, args.num_examples))
     for path in written:
         print(f"wrote {path}")
+
+
+def _prefixes(model: str, args: argparse.Namespace) -> list[int]:
+    """The prefixes to evaluate of one --model: those of the flag, else those that it trained."""
+    from universal_embedding.evaluation.prefixes import trained_prefixes
+    from universal_embedding.export.pretrained import is_run_directory, locate_model
+
+    try:
+        dimensions = [int(text) for text in args.dimension]
+    except ValueError:
+        raise UserError(
+            f"--dimension={','.join(args.dimension)} must be whole numbers, such as 8,16,32"
+        ) from None
+    path = locate_model(model)
+    if dimensions or args.compatible or not is_run_directory(path):
+        return dimensions
+    return trained_prefixes(path)
 
 
 def _is_chief(strategy: "tf.distribute.Strategy") -> bool:

@@ -6,7 +6,7 @@ universal-embedding evaluate-index --index=photos.index [--montage=failures.png]
 import argparse
 import json
 
-from universal_embedding.commands.arguments import add_index_flags, float_between
+from universal_embedding.commands.arguments import add_index_flags, float_between, int_at_least
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,23 +20,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.9,
         help="Precision at which to report the distance threshold.",
     )
+    queries_help = "Rows of an index of embeddings that search it, drawn at random."
+    add("--num_queries", type=int_at_least(1), default=10_000, help=queries_help)
     add("--report", help="Write all numbers to this JSON file.")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prints the leave-one-out report of an index."""
     from universal_embedding.app import hit_montage, leave_one_out
-    from universal_embedding.app.image_index import ImageIndex
+    from universal_embedding.app.searchable import open_index
     from universal_embedding.datasets.contact_sheet import save_montage
     from universal_embedding.files import atomic_write, check_writable
 
     for name in ("report", "montage"):
         if getattr(args, name):
             check_writable(getattr(args, name), f"--{name}")
-    index = ImageIndex.load(args.index, args.model, args.exact_search_below)
+    index = open_index(args.index, args.model, args.exact_search_below)
     if not index.is_exact:
         print(index.describe_approximation())
-    results = leave_one_out.leave_one_out(index)
+    results = leave_one_out.leave_one_out(index, num_queries=args.num_queries)
     report = leave_one_out.make_report(results, args.target_precision)
     print(leave_one_out.format_report(report))
     if args.report:

@@ -31,11 +31,11 @@ def run(args: argparse.Namespace) -> None:
     """Serves until interrupted."""
     if args.port > 65535:
         raise UserError(f"--port={args.port} is not a port; give 0 to 65535")
-    from universal_embedding.app.image_index import ImageIndex
     from universal_embedding.app.pages import ServerLimits
+    from universal_embedding.app.searchable import open_index
     from universal_embedding.app.server import serve
 
-    index = ImageIndex.load(args.index, args.model, args.exact_search_below)
+    index = open_index(args.index, args.model, args.exact_search_below)
     if not index.is_exact:
         print(index.describe_approximation())
     limits = ServerLimits(upload_bytes=args.max_upload_mb << 20)

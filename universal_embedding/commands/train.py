@@ -3,6 +3,8 @@
   universal-embedding train --config=uned --workdir=runs/uned
   universal-embedding train --config=my/recipe.py:variant=UJCDS --config.data.batch_size=64 ...
 
+  universal-embedding train --continue_from=runs/uned --data=new_uned --workdir=runs/uned2
+
 --config takes the name of a packaged recipe or a file. Any field is set on the command line, as in
 --config.stages[0].steps=100. Re-running the command resumes an interrupted run. With --dry_run
 --device=v3-8, it prints what the run would need there.
@@ -14,7 +16,11 @@ from typing import TYPE_CHECKING
 
 from universal_embedding.commands.arguments import add_data_dir, add_strategy_flags, add_switch
 from universal_embedding.commands.config_flag import CONFIG_PREFIXES, read_config_flag
-from universal_embedding.commands.dry_run import add_dry_run_flags, dry_run
+from universal_embedding.commands.dry_run import (
+    add_dry_run_flags,
+    check_no_dry_run_flags,
+    dry_run,
+)
 from universal_embedding.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,9 +34,9 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of `train`."""
-    parser.add_argument(
-        "--config", required=True, help="Recipe: NAME or FILE.py, then [:ARGUMENT]."
-    )
+    parser.add_argument("--config", help="Recipe: NAME or FILE.py, then [:ARGUMENT].")
+    parser.add_argument("--continue_from", help="Run to continue with --data, instead of --config.")
+    parser.add_argument("--data", help="Prepared dataset that joins that run's own.")
     parser.add_argument("--workdir", help="Run directory: checkpoints and metrics.")
     add_data_dir(parser)
     add_strategy_flags(parser)
@@ -51,12 +57,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Trains to the end, or until a signal saves the state."""
-    config = read_config_flag(args.config, args.unparsed)
+    config = read_config_flag(_recipe(args), args.unparsed)
     if args.init_from is not None:
         config.init_from = args.init_from
     if args.dry_run:
         dry_run(args, config)
         return
+    check_no_dry_run_flags(args)
     if not args.workdir:
         raise UserError("--workdir is missing; name the directory for checkpoints and metrics")
 
@@ -68,6 +75,11 @@ def run(args: argparse.Namespace) -> None:
             f"--data_service={args.data_service} must be the address of a tf.data service's "
             "dispatcher: grpc://HOST:PORT"
         )
+    if args.data_service and args.allow_unproven_slice:
+        raise UserError(
+            f"--data_service={args.data_service} cannot feed a TPU slice of several hosts; leave "
+            "it out, and the hosts read for themselves, or leave --allow_unproven_slice out"
+        )
 
     from universal_embedding.training.checkpoints import newest_step
     from universal_embedding.training.recovery import restart_when_lost
@@ -76,10 +88,18 @@ def run(args: argparse.Namespace) -> None:
         _train(args, config, workdir)
 
 
+def _recipe(args: argparse.Namespace) -> str:
+    """The recipe that the flags name: --config, or `continued`."""
+    if bool(args.continue_from) != bool(args.data) or bool(args.config) == bool(args.data):
+        raise UserError("give --config=RECIPE, or --continue_from=RUN together with --data=DATASET")
+    return args.config or f"continued:run={args.continue_from},data={args.data}"
+
+
 def _train(args: argparse.Namespace, config: "ConfigDict", workdir: "Path") -> None:
     from universal_embedding.training.strategy import make_strategy
 
-    strategy = make_strategy("tpu" if args.tpu else args.strategy, args.tpu)
+    name = "tpu" if args.tpu else args.strategy
+    strategy = make_strategy(name, args.tpu, args.allow_unproven_slice)
     if args.deterministic:
         import tensorflow as tf
 

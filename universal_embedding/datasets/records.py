@@ -49,6 +49,8 @@ class Records:
         lengths: `[N]` int64, bytes of each record, header and footer included.
     """
 
+    _indices: np.ndarray | None = None  # the records of the split, where they were selected
+
     def __init__(self, folder: str | os.PathLike, domain: str, split: str) -> None:
         """Opens `split` of the prepared folder `<data_dir>/<dataset>/<domain>/<version>`.
 
@@ -91,8 +93,19 @@ class Records:
         with reporting_unreadable(self.folder, "delete it and prepare it again"):
             return [decode_example(data) for data in read_records(self.shard_paths, *places)]
 
+    def select(self, indices: np.ndarray) -> "Records":
+        """The records at `indices` `[n]`, in that order, as records of their own."""
+        selected = object.__new__(type(self))
+        selected.__dict__.update(self.__dict__)
+        selected.labels = Labels.from_rows([self.labels[i] for i in indices])
+        selected.image_ids = self.image_ids[indices]
+        for name in ("shards", "offsets", "lengths"):
+            setattr(selected, name, getattr(self, name)[indices])
+        selected._indices = indices if self._indices is None else self._indices[indices]
+        return selected
+
     def __reduce__(self) -> tuple:
-        return Records, (self.folder, self.domain, self.split)
+        return _reopen, (self.folder, self.domain, self.split, self._indices)
 
     def _check_files(self, shard_lengths: Sequence[int]) -> None:
         """Compares the table of the records with the shards and with TFDS's description."""
@@ -111,6 +124,11 @@ class Records:
             if size != end:
                 state = "is missing" if size is None else f"has {size:,} bytes, not {end:,}"
                 raise UserError(f"{path} {state}; delete {self.folder} and prepare it again")
+
+
+def _reopen(folder: epath.Path, domain: str, split: str, indices: np.ndarray | None) -> Records:
+    records = Records(folder, domain, split)
+    return records if indices is None else records.select(indices)
 
 
 def default_data_dir() -> str:
@@ -149,6 +167,9 @@ def list_prepared_domains(data_dir: str | os.PathLike, dataset: str) -> list[str
     Raises:
         UserError: There are none, or one is prepared only by an earlier release of the package.
     """
+    if "+" in dataset:
+        parts = [list_prepared_domains(data_dir, name) for name in dataset.split("+")]
+        return sort_domains({key for part in parts for key in part})
     folder = as_path(data_dir) / dataset
     folders = [path for path in list_directory(folder) if DOMAIN_NAME.fullmatch(path.name)]
     keys = [path.name for path in folders if _list_versions(path)]
@@ -164,7 +185,15 @@ def list_prepared_domains(data_dir: str | os.PathLike, dataset: str) -> list[str
 
 def list_splits(data_dir: str | os.PathLike, dataset: str, domain: str) -> list[str]:
     """The names of the domain's prepared splits."""
+    if "+" in dataset:
+        parts = [list_splits(data_dir, n, domain) for n in _datasets_of(data_dir, dataset, domain)]
+        return list(dict.fromkeys(name for part in parts for name in part))
     return list(open_builder(dataset_dir(data_dir, dataset, domain)).info.splits)
+
+
+def _datasets_of(data_dir: str | os.PathLike, joined: str, domain: str) -> list[str]:
+    """Those of the data sets `a+b` that have the domain."""
+    return [n for n in joined.split("+") if domain in list_prepared_domains(data_dir, n)]
 
 
 def has_split(data_dir: str | os.PathLike, dataset: str, domain: str, split: str) -> bool:
@@ -175,9 +204,27 @@ def has_split(data_dir: str | os.PathLike, dataset: str, domain: str, split: str
 def open_records(data_dir: str | os.PathLike, dataset: str, domain: str, split: str) -> Records:
     """Opens one split of a prepared domain.
 
+    Args:
+        data_dir: Directory of prepared datasets.
+        dataset: Its name, or several, `a+b`, which are read as one: see `JoinedRecords`.
+        domain: The domain's key.
+        split: The split's name.
+
     Raises:
         UserError: The domain is not prepared or has no such split.
     """
+    if "+" in dataset:
+        from universal_embedding.datasets.joined_records import JoinedRecords
+
+        datasets = _datasets_of(data_dir, dataset, domain)
+        return JoinedRecords(
+            [
+                open_records(data_dir, name, domain, split)
+                if name in datasets and has_split(data_dir, name, domain, split)
+                else None
+                for name in dataset.split("+")
+            ]
+        )
     splits = list_splits(data_dir, dataset, domain)
     if split not in splits:
         raise UserError(

@@ -11,12 +11,9 @@ import numpy as np
 from absl import logging
 from tqdm import tqdm
 
+from universal_embedding.datasets.embedding_table import EmbeddingTable
 from universal_embedding.errors import UserError
-from universal_embedding.evaluation.embeddings import (
-    DomainEmbeddings,
-    NpzEmbeddings,
-    normalize_rows,
-)
+from universal_embedding.evaluation.embeddings import DomainEmbeddings, normalize_rows
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -157,8 +154,8 @@ def from_encoder(name: str, encode: Encode, batch_size: int) -> EmbeddingSource:
 
 
 def from_npz(path: str | Path) -> EmbeddingSource:
-    """Makes a source of an `.npz` of embeddings; see `NpzEmbeddings`."""
-    return EmbeddingSource(Path(path).name, NpzEmbeddings(path))
+    """Makes a source of an `.npz` of embeddings; see `EmbeddingTable`."""
+    return EmbeddingSource(Path(path).name, EmbeddingTable(path))
 
 
 def dedupe_names(sources: Sequence[EmbeddingSource]) -> list[EmbeddingSource]:
@@ -184,14 +181,14 @@ def embed_eval_sets(
     domains = {}
     for key, eval_set in eval_sets.items():
         queries, index = eval_set.queries, eval_set.index
-        query = _embed_unit_rows(source, queries)
+        query = embed_unit_rows(source, queries)
         if index is None:
             domains[key] = DomainEmbeddings(query, queries.labels)
             continue
         domains[key] = DomainEmbeddings(
             query,
             queries.labels,
-            _embed_unit_rows(source, index),
+            embed_unit_rows(source, index),
             index.labels,
             queries.image_ids,
             index.image_ids,
@@ -199,7 +196,12 @@ def embed_eval_sets(
     return domains
 
 
-def _embed_unit_rows(source: EmbeddingSource, records: "Records") -> np.ndarray:
+def embed_unit_rows(source: EmbeddingSource, records: "Records") -> np.ndarray:
+    """Embeds N records as `[N, D]` rows of unit length.
+
+    Raises:
+        UserError: An embedding is not finite.
+    """
     description = f"{source.name} for {records.domain} {records.split}"
     rows = source.embed(records)
     finite = np.isfinite(rows).all(1)

@@ -1,22 +1,13 @@
-"""Embeddings of queries and indexes: in memory, merged over domains, and in `.npz` files."""
+"""Embeddings of queries and indexes in memory, and merged over domains."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from universal_embedding.datasets.examples import Labels
-from universal_embedding.errors import UserError
-from universal_embedding.files import atomic_write, reporting_unreadable
 from universal_embedding.search.score_correction import correct_index, correct_queries
-
-if TYPE_CHECKING:
-    from universal_embedding.datasets.records import Records
-
-_NPZ_ARRAYS = ("domain", "image_id", "embedding")
 
 
 @dataclass(frozen=True)
@@ -124,60 +115,6 @@ class MergedIndex:
         return merged
 
 
-class NpzEmbeddings:
-    """Embeddings in an `.npz` file, from any framework, looked up by domain and image id.
-
-    Args:
-        path: An `.npz` with `domain` `[N]` and `image_id` `[N]`, strings, and `embedding` `[N, D]`,
-            floating point.
-
-    Raises:
-        UserError: The file is missing or of another format, or has two rows for one image.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = path
-        domains, ids, self.embeddings = _read_npz(Path(path))
-        keys = zip(domains.tolist(), ids.tolist(), strict=True)
-        self._rows = {key: row for row, key in enumerate(keys)}
-        if len(self._rows) < len(ids):
-            num_repeated = len(ids) - len(self._rows)
-            raise UserError(
-                f"{path} has more than one row for {num_repeated} images: keep one of each"
-            )
-
-    def __call__(self, records: "Records") -> np.ndarray:
-        """Looks up `[N, D]` float32, the rows of the N records in their order.
-
-        Raises:
-            UserError: A record has no row.
-        """
-        keys = [(records.domain, str(image_id)) for image_id in records.image_ids]
-        missing = [key for key in keys if key not in self._rows]
-        if missing:
-            raise UserError(
-                f"{self.path} has no row for {len(missing)} of the {len(keys)} images of "
-                f"{records.domain} {records.split}, the first being image_id={missing[0][1]!r}: "
-                "add rows with the image ids of the records"
-            )
-        return np.asarray(self.embeddings[[self._rows[key] for key in keys]], np.float32)
-
-
-def write_npz(path: str | Path, record_embeddings: Sequence[tuple["Records", np.ndarray]]) -> None:
-    """Writes the `[N, D]` embeddings of records as a file that `NpzEmbeddings` reads."""
-    rows = {}
-    for records, embeddings in record_embeddings:
-        for image_id, embedding in zip(records.image_ids, embeddings, strict=True):
-            rows[records.domain, str(image_id)] = embedding
-    with atomic_write(path, "wb") as file:
-        np.savez(
-            file,
-            domain=np.array([domain for domain, _ in rows], str),
-            image_id=np.array([image_id for _, image_id in rows], str),
-            embedding=np.stack(list(rows.values())),
-        )
-
-
 def correct_scores(
     domains: Mapping[str, DomainEmbeddings], bank: np.ndarray
 ) -> dict[str, DomainEmbeddings]:
@@ -224,29 +161,3 @@ def _order_by_label(labels: Labels) -> np.ndarray:
     if labels.is_single_label:
         return np.argsort(labels.values, kind="stable")
     return np.array(sorted(range(len(labels)), key=lambda i: (tuple(labels[i]), i)), np.int64)
-
-
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    needs = "it must be an .npz of string arrays `domain` and `image_id` and a floating point array"
-    try:
-        with (
-            reporting_unreadable(path, f"{needs} `embedding`"),
-            np.load(path, allow_pickle=False) as file,
-        ):
-            missing = [name for name in _NPZ_ARRAYS if name not in file]
-            if missing:
-                raise UserError(
-                    f"{path} has the arrays {file.files} but none called {missing[0]!r}: an .npz "
-                    f"of embeddings needs {', '.join(_NPZ_ARRAYS)}"
-                )
-            domains, ids, embeddings = (file[name] for name in _NPZ_ARRAYS)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; {needs} `embedding`") from None
-    is_matrix = embeddings.ndim == 2 and np.issubdtype(embeddings.dtype, np.floating)
-    if not is_matrix or not domains.shape == ids.shape == embeddings.shape[:1]:
-        raise UserError(
-            f"{path} has domain {domains.shape}, image_id {ids.shape} and embedding "
-            f"{embeddings.shape} {embeddings.dtype}; they must be [N], [N] and [N, D] floating "
-            "point"
-        )
-    return domains.astype(str), ids.astype(str), embeddings

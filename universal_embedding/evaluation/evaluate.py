@@ -12,6 +12,7 @@ from universal_embedding.evaluation.embed import (
     EmbeddingSource,
     QueryIndexRecords,
     embed_eval_sets,
+    embed_unit_rows,
 )
 from universal_embedding.evaluation.embeddings import (
     DomainEmbeddings,
@@ -222,11 +223,13 @@ class EvaluationResult:
         name: The source's name.
         domains: Its embeddings by domain key.
         results: By protocol; `specialist_oracle` for specialists.
+        transform: Facts about a map of the embeddings that was fitted on training images, or None.
     """
 
     name: str
     domains: dict[str, DomainEmbeddings]
     results: dict[str, ProtocolResult]
+    transform: dict[str, Any] | None = None
 
 
 def evaluate_source(
@@ -234,15 +237,24 @@ def evaluate_source(
 ) -> EvaluationResult:
     """Embeds the records with `source` and runs every protocol."""
     domains = embed_eval_sets(source, eval_sets)
-    searched = domains
-    if config.bank:
-        bank = [normalize_rows(source.embed(records)) for records in config.bank]
-        searched = correct_scores(domains, np.concatenate(bank))
+    bank = [embed_unit_rows(source, records) for records in config.bank]
+    return evaluate_embeddings(source.name, domains, config, bank)
+
+
+def evaluate_embeddings(
+    name: str,
+    domains: dict[str, DomainEmbeddings],
+    config: EvaluationConfig,
+    bank: Sequence[np.ndarray] = (),
+    transform: dict[str, Any] | None = None,
+) -> EvaluationResult:
+    """Runs every protocol on embeddings; those of `config.bank` are in `bank`, as unit rows."""
+    searched = correct_scores(domains, np.concatenate(bank)) if bank else domains
     results = {
         protocol: run_protocol(searched, protocol, config.metrics, config.search)
         for protocol in config.protocols
     }
-    return EvaluationResult(source.name, domains, results)
+    return EvaluationResult(name, domains, results, transform)
 
 
 def evaluate_specialists(
@@ -271,7 +283,8 @@ def make_report(results: Sequence[EvaluationResult], config: EvaluationConfig) -
     """Makes the report of the first result, and of the others compared with it.
 
     Returns:
-        `source`, the name; for each protocol a summary; `domain_confusion` of the merged protocol;
+        `source`, the name; for each protocol a summary; `transform`, if the embeddings were
+        mapped by one that was fitted; `domain_confusion` of the merged protocol;
         `search` by protocol; with several results `comparisons`: by name the same, and the
         `difference` to the first; `config`, `versions`.
     """
@@ -297,6 +310,8 @@ def _result_report(result: EvaluationResult, config: EvaluationConfig) -> dict[s
         protocol: summarize(protocol_result, config.bootstrap_samples)
         for protocol, protocol_result in result.results.items()
     }
+    if result.transform:
+        report["transform"] = result.transform
     if "merged" in result.results:
         report["domain_confusion"] = domain_confusion(result.results["merged"])
     report["search"] = {name: protocol.search for name, protocol in result.results.items()}

@@ -5,7 +5,6 @@ weights; WiSE-FT (arXiv 2109.01903) interpolates between a run and its start. We
 averaged where the runs map images into one space: where projection and classes were locked.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from ml_collections import ConfigDict
 from universal_embedding.errors import UserError
 from universal_embedding.evaluation.embed import open_eval_sets
 from universal_embedding.evaluation.validation import Validation
-from universal_embedding.files import atomic_write
+from universal_embedding.files import atomic_directory, atomic_write
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.training.checkpoints import Checkpoints, load_embedding_model
 from universal_embedding.training.initialization import CLASS_IDS_FILE, read_class_weights
 from universal_embedding.training.model import save_architecture
-from universal_embedding.training.run_directory import read_config
+from universal_embedding.training.run_directory import read_config, save_config
 
 METHODS = ("uniform", "greedy")
 Weights = list[np.ndarray]
@@ -70,15 +69,19 @@ def make_soup(
     contents = [read_config(run) for run in runs]
     _check_models(runs, [content["config"]["model"] for content in contents])
     models = [load_embedding_model(run) for run in runs]
-    share_space = _share_space(runs, models)
     ingredients = [_interpolate(*pair, start_share) for pair in zip(runs, models, strict=True)]
+    for run, weights in zip(runs, ingredients, strict=True):
+        if not all(np.isfinite(values).all() for values in weights):
+            raise UserError(f"{run} has weights that are NaN or infinite; leave it out")
+    share_space = _share_space(runs, models)
     model, members, best = models[0], list(range(len(runs))), None
     if method == "greedy":
         if score is None:
             raise ValueError("a greedy soup needs a validation score")
         members, best = choose_greedily(ingredients, lambda w: score(_with_weights(model, w)))
     _with_weights(model, average([ingredients[i] for i in members]))
-    _write_run(output, runs, contents[0], model, share_space, [str(runs[i]) for i in members])
+    with atomic_directory(output) as partial:
+        _write_run(partial, runs, contents[0], model, share_space, [str(runs[i]) for i in members])
     return Soup(members, best, share_space)
 
 
@@ -117,6 +120,11 @@ def make_score(run: Path) -> Score:
         UserError: the run's data cannot be opened.
     """
     content = read_config(run)
+    if "data_dir" not in content:
+        raise UserError(
+            f"{run} does not say where its data is, so no greedy soup can be chosen; give runs of "
+            "`universal-embedding train`, or --method=uniform"
+        )
     config = ConfigDict(content["config"])
     name, protocol, domain, metric = config.best_metric.split("/")
     options = config.evals[name]
@@ -179,7 +187,6 @@ def _write_run(
     keeps_classes: bool,
     members: list[str],
 ) -> None:
-    output.mkdir(parents=True)
     weights = [weight.value for weight in model.weights]
     state = {"model": weights, "ema": [w for w in weights if w.dtype.is_floating]}
     if keeps_classes:
@@ -193,5 +200,4 @@ def _write_run(
     save_architecture(output, model)
     checkpoints = Checkpoints(output, state, background=False)
     checkpoints.save_best(0)
-    with atomic_write(output / "config.json") as file:
-        file.write(json.dumps(content | {"soup": members}, indent=2) + "\n")
+    save_config(output, content | {"soup": members})

@@ -1,8 +1,9 @@
 """The front door: `Embedder.from_pretrained(...).encode(images)`."""
 
+import dataclasses
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -48,6 +49,7 @@ class Embedder:
         checkpoint: str = "best",
         image_size: int | None = None,
         resize_mode: str = "squash",
+        dimension: int | None = None,
     ) -> "Embedder":
         """Opens a model.
 
@@ -55,6 +57,8 @@ class Embedder:
             path: One of
                 a run directory, written by `universal-embedding train`;
                 a SavedModel directory or a submission zip, written by `universal-embedding export`;
+                an `.onnx`, `.tflite` or OpenVINO `.xml` file of the same, which runs without
+                TensorFlow's kernels;
                 a `.keras` or `.h5` file of an `EmbeddingModel`, or of any model from images to
                 features;
                 a backbone that `list_backbones` lists, or a preset of KerasHub by handle or
@@ -64,11 +68,39 @@ class Embedder:
             image_size: Input size for a backbone, in pixels; 224 by default. Other models have
                 their own.
             resize_mode: How images become square for a backbone: `squash`, `crop` or `pad`.
+            dimension: Embed images as so many of the first dimensions; None: all. A run with
+                `config.head.prefixes` has trained some for it.
 
         Raises:
-            UserError: There is no such model, it cannot be loaded, or the zip is unsafe.
+            UserError: There is no such model, it cannot be loaded, the zip is unsafe, or the
+                embedding has fewer dimensions.
         """
-        return cls(os.fspath(path), open_pretrained(path, checkpoint, image_size, resize_mode))
+        model = cls(os.fspath(path), open_pretrained(path, checkpoint, image_size, resize_mode))
+        return model.with_dimension(dimension) if dimension else model
+
+    def with_dimension(self, dimension: int) -> "Embedder":
+        """The same model, whose embeddings are the first dimensions, scaled to unit length.
+
+        Raises:
+            UserError: There are not so many.
+        """
+        model = self._model
+        if not 1 <= dimension <= model.embedding_dim:
+            raise UserError(
+                f"dimension={dimension} is not a prefix of the {model.embedding_dim} dimensions of "
+                f"{self.name}; give 1 to {model.embedding_dim}"
+            )
+
+        def cut(embed: Callable[[tf.Tensor], tf.Tensor]) -> Callable[[tf.Tensor], tf.Tensor]:
+            return lambda images: tf.math.l2_normalize(embed(images)[:, :dimension], axis=-1)
+
+        encoded = None if model.embed_encoded is None else cut(model.embed_encoded)
+        return Embedder(
+            self.name,
+            dataclasses.replace(
+                model, embed=cut(model.embed), embed_encoded=encoded, embedding_dim=dimension
+            ),
+        )
 
     @property
     def name(self) -> str:
@@ -183,6 +215,8 @@ class Embedder:
                 path = Path(image)
                 return read_image_bytes(path.parent, path.name)
             pixels = read_image(image)
+            if self._model.prepare is not None:
+                return self._model.prepare(pixels)
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         return pixels.copy() if pixels is image else pixels

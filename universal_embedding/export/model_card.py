@@ -27,10 +27,11 @@ LICENSES = {
     "efficientnet_lite": "Apache-2.0",
 }
 LIBRARIES = ("tensorflow", "keras")
+_FACTS = ("fingerprint", "checkpoint", "backbone_license", "compatible_with")
 
 
 def write_model_card(
-    path: str | Path,
+    path: Path,
     workdir: Path,
     run: Mapping[str, Any],
     export_info: Mapping[str, Any],
@@ -43,7 +44,8 @@ def write_model_card(
         path: The exported zip or SavedModel directory.
         workdir: The run directory, for its validation scores.
         run: The run's config.json, from `training.run_directory.read_config`.
-        export_info: `fingerprint`, `embedding_dim`, `weights` and `max_difference` of the export.
+        export_info: `fingerprint`, `embedding_dim`, `weights` and `max_difference` of the export;
+            `compatible_with`, if it was aligned.
         checkpoint: `best`, `last` or `initial`.
         report: A `report.json` of an evaluation whose scores are shown, or None.
 
@@ -53,7 +55,6 @@ def write_model_card(
     Raises:
         UserError: `report` cannot be read.
     """
-    path = Path(path)
     backbone = run["config"]["model"]["backbone"]
     card = {
         "name": path.name,
@@ -79,6 +80,23 @@ def write_model_card(
 def card_paths(path: Path) -> tuple[Path, Path]:
     """The JSON and the Markdown file beside an export; a zip `x.zip` and a directory `x` differ."""
     return path.with_name(f"{path.name}.card.json"), path.with_name(f"{path.name}.card.md")
+
+
+def check_card_unused(path: Path) -> None:
+    """Makes sure that no file but an older card of `path` is where its card goes.
+
+    Raises:
+        UserError: Another file is in the way.
+    """
+    json_path, markdown_path = card_paths(path)
+    try:
+        card = json.loads(json_path.read_text(encoding="utf-8"))
+        is_card = card["name"] == path.name and "fingerprint" in card
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+        is_card = False
+    for taken in (json_path, markdown_path):
+        if taken.exists() and not is_card:
+            raise UserError(f"{taken} already exists: remove it or name another output")
 
 
 def license_of(backbone: str) -> str:
@@ -116,7 +134,7 @@ def to_markdown(card: Mapping[str, Any]) -> str:
         f"# {escape_markdown(card['name'])}",
         f"Images of any size -> {embedding_dim}-dimensional unit vectors. Backbone "
         f"{_code(card['backbone'])} at {size} pixels; weights stored in {card['weights']}.",
-        _key_value_table({k: card[k] for k in ("fingerprint", "checkpoint", "backbone_license")}),
+        _key_value_table({k: card[k] for k in _FACTS if k in card}),
         "## Scores",
         "Validation during training (queries of unseen classes):",
         _key_value_table(card["validation"]) if card["validation"] else "none",

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from universal_embedding.errors import UserError
-from universal_embedding.export import saved_model, zip_archive
+from universal_embedding.export import networks, saved_model, zip_archive
+from universal_embedding.export.preprocess import preprocess
 from universal_embedding.files import as_path, fetch, reporting_unreadable
 from universal_embedding.models.backbones import is_hub_handle, load_backbone
 from universal_embedding.models.embedding_model import EmbeddingModel
@@ -28,7 +29,8 @@ class PretrainedModel:
     """A model that is ready to embed.
 
     Attributes:
-        kind: `run directory (best checkpoint)`, `SavedModel`, `Keras file` or `backbone`.
+        kind: `run directory (best checkpoint)`, `SavedModel`, `Keras file`, `backbone`, or the
+            suffix of a network of another runtime.
         embed: uint8 images `[B, H, W, 3]` -> `[B, D]` float32.
         embed_encoded: Encoded images, string `[B]` -> `[B, D]` float32; None for a SavedModel of
             another program that lacks this signature.
@@ -36,6 +38,8 @@ class PretrainedModel:
         image_size: Side of the model's input in pixels; None where a SavedModel does not tell.
         fingerprint: sha256 of a SavedModel's files, or of the weights and the input size of
             another model.
+        prepare: Turns the pixels of an image into what `embed` takes, `[S, S, 3]` float32; None:
+            `embed` resizes by itself.
     """
 
     kind: str
@@ -44,6 +48,7 @@ class PretrainedModel:
     embedding_dim: int
     image_size: int | None
     fingerprint: str
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def open_pretrained(
@@ -67,6 +72,9 @@ def open_pretrained(
         with tempfile.TemporaryDirectory() as scratch:
             zip_archive.extract_zip(directory, scratch)
             return _from_saved_model(Path(scratch), name)
+    if directory.suffix in networks.SUFFIXES.values():
+        _refuse_image_size(image_size, name, "an export")
+        return _from_network(directory)
     if is_run_directory(directory):
         from universal_embedding.training.checkpoints import load_embedding_model
 
@@ -149,6 +157,20 @@ def _from_saved_model(directory: Path, source_path: str) -> PretrainedModel:
         embedding_dim,
         int(image_size) if isinstance(image_size, tf.Variable) else None,
         fingerprint,
+    )
+
+
+def _from_network(path: Path) -> PretrainedModel:
+    settings = networks.read_settings(path)
+    run = networks.open_network(path)
+    return PretrainedModel(
+        path.suffix[1:],
+        lambda images: tf.constant(run(images.numpy())),
+        None,
+        int(settings["embedding_dim"]),
+        int(settings["image_size"]),
+        networks.fingerprint(path),
+        lambda pixels: preprocess(pixels, settings),
     )
 
 

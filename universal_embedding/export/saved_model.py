@@ -129,10 +129,16 @@ def to_float32(model: EmbeddingModel) -> EmbeddingModel:
         image_size=model.image_size,
         resize_mode=model.resize_mode,
         projection_bias=model.projection_bias,
+        standardize=model.standardization is not None,
+        feature_power=model.feature_power,
         dtype="float32",
     )
-    if copy.projection is not None and model.projection is not None:
-        copy.projection.set_weights(model.projection.get_weights())
+    for layer, trained in (
+        (copy.projection, model.projection),
+        (copy.standardization, model.standardization),
+    ):
+        if layer is not None and trained is not None:
+            layer.set_weights(trained.get_weights())
     return copy
 
 

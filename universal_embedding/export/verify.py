@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from universal_embedding.errors import UserError
 from universal_embedding.export.embedder import Embedder
+from universal_embedding.export.networks import SUFFIXES
 from universal_embedding.models.embedding_model import EmbeddingModel
 
-TOLERANCE = 1e-5
+TOLERANCE = 1e-5  # of a SavedModel in float32, which resizes as the model does
+# Least cosine by stored weights, of what resizes elsewhere or is rounded.
+LEAST_COSINE = {"float32": 0.999, "float16": 0.999, "dynamic": 0.9, "int8": 0.9}
 SIZES = ((1, 1), (3, 500), (97, 61), (224, 224), (375, 500), (500, 375), (640, 640), (64, 64))
 
 
@@ -25,6 +29,19 @@ class ExportCheck:
     fingerprint: str
     max_difference: float
     min_cosine: float
+
+    def refuse_if_different(self, path: Path, weights: str) -> None:
+        """Refuses an export that does not reproduce the model.
+
+        Raises:
+            UserError: The difference is above what the stored weights explain.
+        """
+        is_exact = weights == "float32" and path.suffix not in SUFFIXES.values()
+        if self.max_difference > TOLERANCE if is_exact else self.min_cosine < LEAST_COSINE[weights]:
+            raise UserError(
+                f"{path} would differ from the trained model by {self.max_difference:.1e} (least "
+                f"cosine {self.min_cosine:.6f}): nothing was written; report this with the config"
+            )
 
 
 def verify_export(model: EmbeddingModel, path: str | Path) -> ExportCheck:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +12,16 @@ import tensorflow as tf
 from absl import logging
 
 from universal_embedding.errors import UserError
+from universal_embedding.input.domain_slots import DomainSlots, SamplerState
 from universal_embedding.input.hashing import hash_ints, index_shuffle
 from universal_embedding.input.samplers import make_domain_weights, normalize_weights
 
 if TYPE_CHECKING:
     from universal_embedding.datasets.records import Records
 
-SLOTS_PER_CYCLE = 2**16
+_REPLAY_SLOTS = 2**16
 # Purposes of a hash, one number each so that no two coincide. Changing one changes all batches.
-_DOMAIN_ORDER, _RECORD, _CLASS, _CLASS_RECORD, _AUGMENTATION = range(5)
+_RECORD, _CLASS, _CLASS_RECORD, _AUGMENTATION = range(1, 5)  # 0: the order of the domains
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,6 @@ class BatchSpec:
     domain: tf.Tensor
     record: tf.Tensor
     seed: tf.Tensor
-
-
-@dataclass(frozen=True)
-class SamplerState:
-    """State of a `BatchSampler` beyond its arguments and the step; part of a checkpoint.
-
-    Attributes:
-        since: First step at which the weights apply.
-        weights: Weight of each domain, sum 1.
-        round_robin: Whether the domains alternate in a fixed order instead of at random.
-        slots: Number of slots that each domain had before `since`.
-    """
-
-    since: int
-    weights: tuple[float, ...]
-    round_robin: bool
-    slots: tuple[int, ...]
 
 
 class BatchSampler:
@@ -79,6 +62,10 @@ class BatchSampler:
         temperature: Exponent of the sampler `temperature`.
         mixed: Whether each group samples its own domain, instead of one domain per batch.
         images_per_class: Group size K.
+        replay: Share of each domain's images that come from its first `old_sizes[domain]` records,
+            where it has both old and new ones; 0 draws all records alike. Old and new records have
+            epochs of their own.
+        old_sizes: Number of old records by domain, with `replay`.
 
     Attributes:
         domains: Keys of the domains, in the order that `BatchSpec.domain` counts.
@@ -98,6 +85,8 @@ class BatchSampler:
         temperature: float = 0.5,
         mixed: bool = False,
         images_per_class: int = 1,
+        replay: float = 0.0,
+        old_sizes: Mapping[str, int] | None = None,
     ) -> None:
         empty = [domain for domain in records if not len(records[domain])]
         if empty or not records:
@@ -108,12 +97,25 @@ class BatchSampler:
                 f"batch_size {batch_size} must be a positive multiple of images_per_class "
                 f"{images_per_class}"
             )
+        if not 0 <= replay <= 1 or (replay and images_per_class > 1):
+            raise UserError(
+                f"replay {replay} must be a share from 0 to 1, and 0 with images_per_class > 1 "
+                f"(it is {images_per_class}), whose groups do not tell old images from new ones"
+            )
         self.domains = tuple(records)
         self.batch_size = batch_size
         self._seed, self._mixed, self._images_per_class = seed, mixed, images_per_class
         self._groups_per_batch = batch_size // images_per_class
         self._sizes = np.array([len(r) for r in records.values()], np.int64)
         self._classes = _ClassIndex.from_records(records) if images_per_class > 1 else None
+        self._old_sizes = np.zeros(len(records), np.int64)
+        self._old_slots = np.zeros(len(records), np.int64)  # of every _REPLAY_SLOTS, the old ones
+        if replay:
+            self._old_sizes[:] = [(old_sizes or {}).get(domain, 0) for domain in records]
+            share = np.where(self._old_sizes < self._sizes, replay, 1.0)
+            share = np.where(self._old_sizes > 0, share, 0.0)
+            self._old_slots = np.round(share * _REPLAY_SLOTS).astype(np.int64)
+        self._has_replay = replay > 0
         sizes = dict(zip(records, self._sizes.tolist(), strict=True))
         sampling = make_domain_weights(sampler, sizes, temperature)
         no_slots = (0,) * len(records)
@@ -169,9 +171,11 @@ class BatchSampler:
             record = tf.reshape(self._class_records(self._classes, domain, slot), [-1])
             domain = tf.repeat(domain, self._images_per_class, axis=1)
         else:
-            size = tf.gather(self._sizes, domain)
-            keys = hash_ints(self._seed, _RECORD, domain, slot // size)
-            record = index_shuffle(slot % size, size, keys)
+            first, size, part = tf.zeros_like(slot), tf.gather(self._sizes, domain), domain
+            if self._has_replay:
+                first, size, part, slot = self._old_or_new(domain, slot)
+            keys = hash_ints(self._seed, _RECORD, part, slot // size)
+            record = first + index_shuffle(slot % size, size, keys)
         positions = tf.range(self.batch_size, dtype=tf.int64)
         noise = hash_ints(self._seed, _AUGMENTATION, steps[:, None], positions)
         shape = tf.concat([tf.shape(step), [self.batch_size]], 0)
@@ -179,6 +183,25 @@ class BatchSampler:
             tf.reshape(tf.cast(domain, tf.int32), shape),
             tf.reshape(record, shape),
             tf.reshape(tf.bitcast(noise, tf.int32), tf.concat([shape, [2]], 0)),
+        )
+
+    def _old_or_new(
+        self, domain: tf.Tensor, slot: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Divides each domain's slots between its old and its new records, evenly.
+
+        Returns:
+            For each slot the first record of its part, the size of the part, a number of the part
+            that no other has, and the number of slots that the part had before.
+        """
+        share, old_size = tf.gather(self._old_slots, domain), tf.gather(self._old_sizes, domain)
+        before = slot * share // _REPLAY_SLOTS  # old slots up to this one
+        is_old = (slot + 1) * share // _REPLAY_SLOTS > before
+        return (
+            tf.where(is_old, tf.zeros_like(slot), old_size),
+            tf.where(is_old, old_size, tf.gather(self._sizes, domain) - old_size),
+            tf.where(is_old, domain + len(self.domains), domain),
+            tf.where(is_old, before, slot - before),
         )
 
     def _make_slots(self, state: SamplerState) -> DomainSlots:
@@ -213,104 +236,6 @@ class BatchSampler:
         position = epoch[..., None] * k + tf.range(k, dtype=tf.int64)
         keys = hash_ints(self._seed, _CLASS_RECORD, domain[..., None], c, position // span)
         return tf.gather(classes.records, start + index_shuffle(position % span, n, keys))
-
-
-@dataclass(frozen=True)
-class DomainSlots:
-    """Assignment of slots to domains, a pure function of the state and the seed.
-
-    Slots come in cycles of `SLOTS_PER_CYCLE`, in which each domain has exactly its weight (rounded
-    to whole slots, at least one) in an order of that cycle's own. So the number of slots that a
-    domain had before any step is known without counting from the start.
-
-    Attributes:
-        state: Weights, and the counts to continue from.
-        seed: Seed of the run.
-        slots_per_step: Number of slots S that a step takes.
-    """
-
-    state: SamplerState
-    seed: int
-    slots_per_step: int
-
-    def slots_at(self, steps: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Assigns the slots of `[K]` int64 steps.
-
-        Returns:
-            `[K, S]` int64 domain of each slot, and `[K, S]` int64 number of slots that this domain
-            had before it.
-        """
-        first = (steps - self.state.since) * self.slots_per_step
-        slots = first[:, None] + tf.range(self.slots_per_step, dtype=tf.int64)
-        length = int(self._per_cycle.sum())
-        domain, count = self._in_cycle(slots // length, slots % length)
-        count += tf.gather(tf.constant(self.state.slots, tf.int64), domain)
-        return domain, count + slots // length * tf.gather(self._per_cycle, domain)
-
-    def count_before(self, step: int) -> np.ndarray:
-        """Counts the slots of each domain before a step, `[D]` int64.
-
-        Raises:
-            ValueError: the step is before `state.since`.
-        """
-        if step < self.state.since:
-            raise ValueError(f"step {step} is before step {self.state.since} of these weights")
-        first = (step - self.state.since) * self.slots_per_step
-        cycle, position = divmod(first, int(self._per_cycle.sum()))
-        order = self._cycle_order(tf.constant(cycle, tf.int64)).numpy()
-        partial = np.bincount(order[:position], minlength=len(self._per_cycle))
-        return np.array(self.state.slots) + cycle * self._per_cycle + partial
-
-    @cached_property
-    def _per_cycle(self) -> np.ndarray:
-        """`[D]` whole slots of each domain in a cycle (largest remainder)."""
-        weights = np.array(self.state.weights)
-        if self.state.round_robin:
-            return (weights > 0).astype(np.int64)
-        exact = weights * SLOTS_PER_CYCLE
-        counts = np.where(weights > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
-        missing = SLOTS_PER_CYCLE - counts.sum()  # negative where tiny weights were raised to one
-        if missing > 0:
-            counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
-        else:
-            counts[counts.argmax()] += missing
-        return counts
-
-    def _in_cycle(self, cycles: tf.Tensor, positions: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The domains at some positions of cycles, and their numbers of slots there before."""
-        if self.state.round_robin:  # all cycles are alike, and each domain comes once
-            return tf.gather(np.flatnonzero(self._per_cycle), positions), tf.zeros_like(positions)
-
-        def look_up(
-            cycle: tf.Tensor, domain: tf.Tensor, count: tf.Tensor
-        ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            order = self._cycle_order(cycle)
-            one_hot = tf.one_hot(order, len(self._per_cycle), axis=0, dtype=tf.int32)
-            counts = tf.cumsum(one_hot, axis=1, exclusive=True)  # [D, L]
-            is_inside = cycles == cycle
-            domain = tf.where(is_inside, tf.gather(order, positions), domain)
-            place = tf.stack([domain, positions], axis=-1)
-            found = tf.cast(tf.gather_nd(counts, place), tf.int64)
-            return cycle + 1, domain, tf.where(is_inside, found, count)
-
-        last, zeros = tf.reduce_max(cycles), tf.zeros_like(positions)
-        _, domain, count = tf.while_loop(
-            lambda cycle, *_: cycle <= last,
-            look_up,
-            (tf.reduce_min(cycles), zeros, zeros),
-            parallel_iterations=1,
-        )
-        return domain, count
-
-    def _cycle_order(self, cycle: tf.Tensor) -> tf.Tensor:
-        """Domains of a cycle's slots, `[L]` int64."""
-        counts = self._per_cycle
-        domains = np.repeat(np.arange(len(counts)), counts)
-        if self.state.round_robin:
-            return tf.constant(domains)
-        keys = hash_ints(self.seed, _DOMAIN_ORDER, self.state.since, cycle)
-        positions = tf.range(len(domains), dtype=tf.int64)
-        return tf.gather(domains, index_shuffle(positions, len(domains), keys))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 A host is a process of the run; with a TPU, one process drives all hosts of the slice.
 """
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
@@ -13,6 +14,8 @@ import tensorflow as tf
 from universal_embedding.errors import UserError
 
 T = TypeVar("T")
+_polled: list[Callable[[], None]] = []
+GATHERED_VALUES = 2**20  # at once, of each host: 4 MB on the devices
 SECONDS_PER_CALL = 5.0  # signals are handled between calls, and must be within 30 seconds
 
 
@@ -34,6 +37,16 @@ def all_gather(
         return vector[None]
     rows = _make_gather(strategy)(tf.constant(vector)).numpy()
     return rows[:: len(rows) // num_hosts]  # all replicas of a host have the same values
+
+
+def concatenate_hosts(rows: np.ndarray, strategy: tf.distribute.Strategy) -> np.ndarray:
+    """The `[n, D]` rows of all hosts, `[hosts * n, D]`; each must call it, with n rows."""
+    if num_hosts_and_id(strategy)[0] == 1:
+        return rows
+    flat = rows.reshape(-1)
+    parts = np.split(flat, range(GATHERED_VALUES, len(flat), GATHERED_VALUES))
+    gathered = [all_gather(part, strategy) for part in parts]
+    return np.concatenate(gathered, axis=1).reshape(-1, rows.shape[1]).astype(rows.dtype)
 
 
 def all_reduce_max(values: Sequence[float], strategy: tf.distribute.Strategy) -> list[float]:
@@ -84,6 +97,22 @@ def run_on_hosts(
             if reason:
                 raise UserError(reason if host == host_id else f"host {host} of the run: {reason}")
     return results[0]
+
+
+@contextlib.contextmanager
+def polled(function: Callable[[], None]) -> Iterator[None]:
+    """Context in which long work calls `function` now and then, which ends it by an exception."""
+    _polled.append(function)
+    try:
+        yield
+    finally:
+        _polled.remove(function)
+
+
+def poll() -> None:
+    """Calls the functions of `polled`; long work does so, at the same places on each host."""
+    for function in _polled:
+        function()
 
 
 def assert_same_on_hosts(state: str, strategy: tf.distribute.Strategy, remedy: str) -> None:

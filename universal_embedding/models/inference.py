@@ -18,6 +18,7 @@ from universal_embedding.models.distribution import (
     assert_files_on_host,
     distribute,
     num_hosts_and_id,
+    poll,
 )
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ class RecordEmbedder:
             pace.update(num_batches, seconds)
             start += size
             yield rows.reshape(-1, rows.shape[-1])[:size]
+            poll()
 
     def _batches(self, records: "Records", start: int) -> Iterator:
         """The images from record `start` on, for every replica, without end."""

@@ -9,6 +9,7 @@ from universal_embedding.training.dry_run.estimate import RunEstimate, StageEsti
 _PARTS = {
     "model": "weights of the model",
     "heads": "weights of the heads",
+    "projectors": "weights of the teachers' projectors",
     "optimizer": "optimizer slots",
     "ema": "moving average",
     "gradients": "gradients",
@@ -79,12 +80,17 @@ def _run_rows(estimate: RunEstimate) -> list[list[str]]:
 
 def _problems(estimate: RunEstimate) -> Sequence[str]:
     """Reasons why the run would fail on the device, one line each."""
-    problems = []
+    problems, device = [], estimate.device
+    if device.is_tpu and device.num_hosts > 1:
+        problems.append(
+            f"A TPU of {device.num_hosts} hosts is refused without --allow_unproven_slice: no step "
+            "was ever run on one."
+        )
     for stage in estimate.stages:
-        if stage.total_memory > estimate.device.memory:
+        if stage.total_memory > device.memory:
             problems.append(
                 f"The stage {stage.name!r} does not fit: {_gb(stage.total_memory)} GB of "
-                f"{_gb(estimate.device.memory)} GB."
+                f"{_gb(device.memory)} GB."
             )
         if stage.ops_without_kernel:
             names = ", ".join(stage.ops_without_kernel)

@@ -58,6 +58,7 @@ def write_html_report(
         lead=" against ".join(name for name, _ in tables.sources(report)),
         tiles=_describe_means(report),
         comparison=_describe_comparison(report),
+        compatibility=_describe_compatibility(report),
         sources=sources,
         footer=json.dumps({key: report[key] for key in ("config", "versions")}),
     )
@@ -91,6 +92,22 @@ def _describe_comparison(report: dict) -> dict[str, Any] | None:
         for protocol, difference in numbers["difference"].items()
     ]
     return {"means": tables.mean_rows(report), "differences": differences}
+
+
+def _describe_compatibility(report: dict) -> dict[str, Any] | None:
+    compatibility = report.get("compatibility")
+    if compatibility is None:
+        return None
+    charts = []
+    for metric, rows in compatibility["matrix"].items():
+        values = [[entry["value"] for entry in row] for row in rows]
+        svg = plots.compatibility_map(values, compatibility["models"], f"compatibility-{metric}")
+        charts.append({"title": tables.metric_title(metric), "svg": svg})
+    return {
+        "title": tables.COMPATIBILITY,
+        "charts": charts,
+        "tables": tables.compatibility_tables(compatibility),
+    }
 
 
 def _describe_source(name: str, numbers: dict, plot_name: str) -> dict[str, Any]:
@@ -129,6 +146,7 @@ def _describe_source(name: str, numbers: dict, plot_name: str) -> dict[str, Any]
         "charts": charts,
         "legend": legend,
         "tables": [(tables.TITLES[key], tables.summary_rows(rows)) for key, rows in protocols],
+        "note": tables.describe_transform(numbers["transform"]) if "transform" in numbers else "",
         "confusion": confusion and plots.heat_map(confusion, f"{plot_name}-confusion"),
         "searches": searches,
         "montages": [],

@@ -130,6 +130,37 @@ def heat_map(counts: Mapping[str, Mapping[str, int]], name: str = "heat") -> str
     return _to_svg(figure, name)
 
 
+def compatibility_map(
+    matrix: Sequence[Sequence[float | None]], names: Sequence[str], name: str = "compatibility"
+) -> str:
+    """A lower triangle of scores; cells where the old index serves new queries better are framed.
+
+    Args:
+        matrix: For each model, from the oldest to the newest, the score of its queries in its own
+            and every older index; None where no query has a positive.
+        names: Names of the models.
+        name: Name of the plot, unique in its page.
+    """
+    from matplotlib.patches import Rectangle
+
+    size = len(names)
+    table = np.full((size, size), np.nan)
+    for i, row in enumerate(matrix):
+        table[i, : len(row)] = [np.nan if value is None else value for value in row]
+    figure, axes = _figure(2.4 + 0.9 * size, 0.8 + 0.5 * size)
+    axes.imshow(table, cmap="Blues", vmin=np.nanmin(table) * 0.8, vmax=np.nanmax(table) * 1.2)
+    for i, j in np.argwhere(~np.isnan(table)):
+        axes.text(j, i, f"{table[i, j]:.3f}", ha="center", va="center", color=INK, fontsize=9)
+        if i > j and table[i, j] > table[j, j]:
+            frame = Rectangle((j - 0.48, i - 0.47), 0.96, 0.94, fill=False, edgecolor=COLORS[3])
+            axes.add_patch(frame)
+    axes.set_aspect("auto")
+    axes.set_xticks(range(size), [f"index: {model}" for model in names])
+    axes.set_yticks(range(size), [f"queries: {model}" for model in names])
+    axes.xaxis.tick_top()
+    return _to_svg(figure, name)
+
+
 def recall_speed_plot(
     points: Sequence[Mapping[str, float]], exact_rate: float, name: str = "recall"
 ) -> str:

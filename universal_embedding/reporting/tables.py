@@ -13,6 +13,11 @@ TITLES = {
     "separate": "Separate: the query's own domain is known",
     "specialist_oracle": "Specialist + oracle: each domain's own model and index (upper bound)",
 }
+COMPATIBILITY = "Compatibility: merged index, models from old to new"
+AVERAGES = {
+    "average_compatibility": "compatible pairs (AC)",
+    "average_metric": "mean of the matrix (AA)",
+}
 Table = list[list[str]]
 
 
@@ -103,9 +108,53 @@ def difference_rows(differences: dict) -> Table:
     return rows
 
 
+def compatibility_rows(compatibility: dict, metric: str) -> Table:
+    """Rows of one metric: queries of each model, searched in the index of each older one."""
+    names = compatibility["models"]
+    rows = [[f"{metric_title(metric)}, queries by", *(f"index: {name}" for name in names)]]
+    for name, entries in zip(names, compatibility["matrix"][metric], strict=True):
+        cells = [_format_entry(entry) for entry in entries]
+        rows.append([name, *cells, *[""] * (len(names) - len(cells))])
+    return rows
+
+
+def compatibility_difference_rows(compatibility: dict) -> Table:
+    """Rows of each new model in each old index, minus the old model in its own."""
+    metrics = list(compatibility["matrix"])
+    rows = [["new queries in the old index, minus old ones", *map(metric_title, metrics)]]
+    for pair in compatibility["differences"]:
+        cells = [_format_difference(pair[metric]) for metric in metrics]
+        rows.append([f"{pair['queries']} in {pair['index']}", *cells])
+    for name, title in AVERAGES.items():
+        rows.append([title, *(f"{compatibility[name][metric]:.4f}" for metric in metrics)])
+    return rows
+
+
+def moved_rows(compatibility: dict) -> Table:
+    """Rows of the newest model's queries, by the share of the oldest index that it embedded."""
+    metrics = list(compatibility["matrix"])
+    rows = [["share of the index moved", *map(metric_title, metrics)]]
+    for entry in compatibility["moved"]:
+        rows.append([f"{entry['share']:.0%}", *(_format_entry(entry[m]) for m in metrics)])
+    return rows
+
+
+def compatibility_tables(compatibility: dict) -> list[Table]:
+    """All tables of the section on compatibility."""
+    return [
+        *(compatibility_rows(compatibility, metric) for metric in compatibility["matrix"]),
+        compatibility_difference_rows(compatibility),
+        moved_rows(compatibility),
+    ]
+
+
 def format_score(entry: dict, metric: str) -> str:
     """`0.8230 [0.811, 0.836]`, or `none` where no query has positives."""
-    value, interval = entry[metric], entry.get("ci95", {}).get(metric)
+    return _format_entry({"value": entry[metric], "ci95": entry.get("ci95", {}).get(metric)})
+
+
+def _format_entry(entry: dict) -> str:
+    value, interval = entry["value"], entry["ci95"]
     if value is None:
         return "none"
     return f"{value:.4f}" + (f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else "")
@@ -121,9 +170,23 @@ def describe_search(search: dict) -> str:
     )
 
 
+def describe_transform(transform: dict) -> str:
+    """One sentence on a map of the embeddings, and on the images it was fitted on."""
+    titles = {"center": "Centered", "pca": "PCA", "whiten": "PCA-whitening"}
+    fitted_on = transform["fitted_on"]
+    num_images = sum(fitted_on["num_images"].values())
+    return (
+        f"{titles[transform['method']]}: {transform['embedding_dim']} dimensions with "
+        f"{transform['explained_variance']:.1%} of the variance of {num_images:,} of the "
+        f"{fitted_on['num_images_of_split']:,} images of the split {fitted_on['split']}, which the "
+        "map was fitted on."
+    )
+
+
 def plain_table(rows: Sequence[Sequence[str]]) -> str:
     """A table for a terminal: the first column left-aligned, the others right-aligned."""
-    rows = [[printable(row[0]), *row[1:]] for row in rows]
+    header, *body = rows
+    rows = [[*map(printable, header)], *([printable(row[0]), *row[1:]] for row in body)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
@@ -135,9 +198,14 @@ def plain_table(rows: Sequence[Sequence[str]]) -> str:
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     """The same table in Markdown."""
-    header, *body = ("| " + " | ".join([escape_markdown(row[0]), *row[1:]]) + " |" for row in rows)
-    rule = "|---" + "|---:" * (len(rows[0]) - 1) + "|"
-    return "\n".join([header, rule, *body])
+    header, *body = rows
+    cells = [
+        [*map(escape_markdown, header)],
+        *([escape_markdown(row[0]), *row[1:]] for row in body),
+    ]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    lines.insert(1, "|---" + "|---:" * (len(header) - 1) + "|")
+    return "\n".join(lines)
 
 
 def _format_sections(
@@ -150,11 +218,16 @@ def _format_sections(
             sections.append(format_table(summary_rows(summary)))
             if not numbers["search"][protocol]["is_exact"]:
                 sections.append(describe_search(numbers["search"][protocol]))
+        if "transform" in numbers:
+            sections.append(describe_transform(numbers["transform"]))
         for protocol, differences in numbers.get("difference", {}).items():
             sections.append(heading(f"{name} minus {report['source']}, {protocol}"))
             sections.append(format_table(difference_rows(differences)))
     if "comparisons" in report:
         sections += [heading("Means over domains"), format_table(mean_rows(report))]
+    if "compatibility" in report:
+        sections.append(heading(COMPATIBILITY))
+        sections += map(format_table, compatibility_tables(report["compatibility"]))
     return "\n\n".join(sections)
 
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from universal_embedding.search import scann_ops
-from universal_embedding.search.neighbors import NearestNeighbors
+from universal_embedding.search.rescored import RescoredSearch
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-def exact_search() -> NearestNeighbors:
+def exact_search() -> RescoredSearch:
     """Makes the fastest exact search of this machine."""
     if importlib.util.find_spec("scann") is None:
         return BlockedTopK()
@@ -21,7 +21,7 @@ def exact_search() -> NearestNeighbors:
     return BlockedTopK() if tf.config.list_physical_devices("GPU") else BruteForce()
 
 
-class BruteForce(NearestNeighbors):
+class BruteForce(RescoredSearch):
     """ScaNN's brute force, which runs near the arithmetic limit of the processor."""
 
     is_exact = True
@@ -33,7 +33,7 @@ class BruteForce(NearestNeighbors):
         return scann_ops.search(self._searcher, queries, k)
 
 
-class BlockedTopK(NearestNeighbors):
+class BlockedTopK(RescoredSearch):
     """Matrix product and top-k in TensorFlow, on any device, over blocks of the index.
 
     Attributes:

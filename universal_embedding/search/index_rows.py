@@ -1,4 +1,4 @@
-"""The rows of an index: each different row once, in float32, bfloat16 or int8, and its ids."""
+"""The rows of an index: each different row once, in one of four formats, and its ids."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +9,7 @@ import numpy as np
 from universal_embedding.errors import UserError
 from universal_embedding.files import atomic_write
 
-DTYPES = ("float32", "bfloat16", "int8")
+DTYPES = ("float32", "bfloat16", "float16", "int8")
 _BLOCK = 1 << 14  # rows converted at once
 
 
@@ -18,7 +18,7 @@ class RowCodec:
     """The number format of rows.
 
     Attributes:
-        dtype: `float32`, `bfloat16` or `int8`.
+        dtype: `float32`, `bfloat16`, `float16` or `int8`.
         scale: `[D]` float32, for int8 the value of one step in each dimension; else None.
 
     Raises:
@@ -92,9 +92,8 @@ class IndexRows:
         self._hashes: np.ndarray | None = None  # of the rows, once some have been added
 
     @classmethod
-    def from_embeddings(cls, embeddings: np.ndarray, dtype: str = "float32") -> "IndexRows":
+    def from_embeddings(cls, embeddings: np.ndarray, codec: RowCodec) -> "IndexRows":
         """Takes `[N, D]` float32 rows; their ids are 0..N-1."""
-        codec = RowCodec.fit(dtype, embeddings)
         codes = codec.encode(embeddings)
         positions = group_equal_rows(codes)
         if len(positions) and positions.max() + 1 < len(positions):
@@ -109,6 +108,11 @@ class IndexRows:
     def num_ids(self) -> int:
         """Number of rows, counting equal ones."""
         return len(self.groups.members)
+
+    @property
+    def next_id(self) -> int:
+        """Number of ids ever given."""
+        return len(self._positions)
 
     @property
     def num_empty(self) -> int:
@@ -158,16 +162,30 @@ class IndexRows:
         self._set_positions(np.concatenate([self._positions, np.array(positions, np.int64)]))
         return np.arange(first_id, len(self._positions)), self.codec.decode(codes[added])
 
+    def contains(self, ids: np.ndarray) -> np.ndarray:
+        """Whether ids `[M]` that were given are in the index, and not removed: `[M]` bool."""
+        return np.asarray(self._positions[ids] >= 0)
+
+    def find(self, ids: np.ndarray) -> np.ndarray:
+        """The positions `[M]` int64 of ids.
+
+        Raises:
+            UserError: There is no such row.
+        """
+        is_id = (ids >= 0) & (ids < len(self._positions))
+        positions = np.where(is_id, self._positions[np.where(is_id, ids, 0)], -1)
+        if (positions < 0).any():
+            missing = ids[positions < 0][0]
+            raise UserError(f"the index has no row {missing}: it was removed, or never was")
+        return positions
+
     def remove(self, ids: np.ndarray) -> None:
         """Takes the ids from their rows.
 
         Raises:
             UserError: There is no such row, or it is named twice.
         """
-        is_id = (ids >= 0) & (ids < len(self._positions))
-        is_row = is_id & (self._positions[np.where(is_id, ids, 0)] >= 0)
-        if not is_row.all():
-            raise UserError(f"the index has no row {ids[~is_row][0]}: it was removed, or never was")
+        self.find(ids)
         if len(np.unique(ids)) < len(ids):
             raise UserError("a row is named twice among those to remove: name each once")
         positions = self._positions.copy()

@@ -16,11 +16,13 @@ from absl import logging
 from universal_embedding.errors import UserError
 from universal_embedding.search import scann_ops
 from universal_embedding.search.index_rows import RowCodec
-from universal_embedding.search.neighbors import NearestNeighbors, recall
+from universal_embedding.search.neighbors import recall
+from universal_embedding.search.rescored import RescoredSearch
 from universal_embedding.search.scann_tuner import (
     ScannConfig,
     TuningQueries,
     choose_tree,
+    search_codes,
     search_tree,
     tune_visits,
 )
@@ -28,7 +30,7 @@ from universal_embedding.search.scann_tuner import (
 MIN_INDEX_SIZE = 20_000  # a smaller index gains nothing from a tree and is searched exactly
 
 
-class ScannIndex(NearestNeighbors):
+class ScannIndex(RescoredSearch):
     """Visits only the partitions of the index near a query.
 
     The number of partitions is chosen on a sample of the rows; the number visited is the smallest
@@ -37,11 +39,15 @@ class ScannIndex(NearestNeighbors):
 
     Args:
         target_recall: Recall@5 to reach, between 0 and 1.
-        dtype: Format of the rows: `float32`, `bfloat16` or `int8`, with steps fitted to the index.
+        dtype: Format of the rows: `float32`, `bfloat16`, `float16` or `int8`, with steps fitted to
+            the index.
         build_gflop: Largest cost of a build; see `scann_tuner.build_cost`. None: no limit.
+        on_disk: Let ScaNN hold codes alone, and score candidates again with the rows of the index,
+            which stay on disk once it is saved and loaded: less memory, a little slower.
 
     Attributes:
         config: The tuned settings; None before `index`.
+        tree: Leaves and codes to use instead of choosing them on a sample.
 
     Raises:
         UserError: `target_recall` or `dtype` is out of range, or ScaNN is not installed.
@@ -52,6 +58,7 @@ class ScannIndex(NearestNeighbors):
         target_recall: float = 0.99,
         dtype: str = "float32",
         build_gflop: float | None = None,
+        on_disk: bool = False,
     ) -> None:
         if not 0 < target_recall <= 1:
             raise UserError(f"target_recall is {target_recall}; it must be above 0 and at most 1")
@@ -62,7 +69,9 @@ class ScannIndex(NearestNeighbors):
             )
         RowCodec(dtype)  # checks it
         self.target_recall, self.dtype, self.build_gflop = target_recall, dtype, build_gflop
+        self.on_disk = on_disk
         self.config: ScannConfig | None = None
+        self.tree: ScannConfig | None = None
 
     @property
     def is_exact(self) -> bool:
@@ -75,18 +84,25 @@ class ScannIndex(NearestNeighbors):
             self.config = ScannConfig(leaves=0)
             self._searcher = scann_ops.build_brute_force(rows)
             return
-        tree = choose_tree(rows, self.target_recall, self.build_gflop)
-        self._searcher = scann_ops.build_tree(rows, tree.leaves, tree.dims_per_block, self.dtype)
-        self.config = tune_visits(
-            self._searcher, tree, TuningQueries.from_rows(rows), self.target_recall
-        )
+        tree = self.tree or choose_tree(rows, self.target_recall, self.build_gflop)
+        queries = TuningQueries.from_rows(rows)  # before the tree: less memory at once
+        kept = None if self.on_disk else self.dtype
+        self._searcher = scann_ops.build_tree(rows, tree.leaves, tree.dims_per_block, kept)
+        self.config = tune_visits(self._search, tree, queries, self.target_recall)
         logging.info("index of %d images: %s", len(rows), self.config)
 
     def _candidates(self, queries: np.ndarray, k: int) -> np.ndarray:
         config = self._tuned_config()
         if not config.leaves:
             return scann_ops.search(self._searcher, queries, k)
-        return search_tree(self._searcher, queries, k, config)
+        search = search_codes if self.on_disk else search_tree
+        return search(self._searcher, queries, k, config)
+
+    def _search(self, queries: np.ndarray, k: int, config: ScannConfig) -> np.ndarray:
+        """Finds `[Q, k]` positions, best first."""
+        if not self.on_disk:
+            return search_tree(self._searcher, queries, k, config)
+        return self._best_positions(queries, search_codes(self._searcher, queries, k, config), k)
 
     def _tuned_config(self) -> ScannConfig:
         if self.config is None:
@@ -135,12 +151,17 @@ class ScannIndex(NearestNeighbors):
             "target_recall": self.target_recall,
             "config": asdict(self._tuned_config()),
             "built_size": self._built_size,
+            "on_disk": self.on_disk,
         }
 
     @classmethod
     def _load(cls, folder: Path, description: dict[str, Any]) -> Self:
         del folder
-        search = cls(description["target_recall"], description["dtype"])
+        search = cls(
+            description["target_recall"],
+            description["dtype"],
+            on_disk=description["on_disk"],
+        )
         search.config = ScannConfig(**description["config"])
         search._built_size = description["built_size"]
         return search

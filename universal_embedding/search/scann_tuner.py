@@ -1,14 +1,16 @@
 """Settings of a ScaNN tree, chosen on a sample of the rows and then on the built tree."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from universal_embedding.search import scann_ops
-from universal_embedding.search.neighbors import NUM_SPARE
+from universal_embedding.search.rescored import NUM_SPARE
 
 K = 5  # recall@5 is tuned
 NUM_TUNING_QUERIES = 2000
@@ -17,6 +19,7 @@ NUM_TUNING_STEPS = 48
 # million rows, 0.990 of them against 0.988. So this fraction of the target's misses is aimed at.
 MISSES = 0.75
 REORDER = {2: (24, 60, 150, 400), 4: (60, 150, 400)}  # candidates to try, by dims_per_block
+ROWS_PER_LEAF = (175, 350, 700, 1400)  # the first two that the build may cost are tried
 SAMPLE_SIZE = 30_000
 MIN_SAMPLED_INDEX = 500_000  # below, trying settings takes longer than it saves
 
@@ -66,17 +69,21 @@ def choose_tree(
     sample = rows[np.sort(rng.choice(len(rows), SAMPLE_SIZE, replace=False))]
     queries = TuningQueries.from_rows(sample)
     best, lowest = ScannConfig(int(2 * math.sqrt(len(rows)))), math.inf
-    for rows_per_leaf in (350, 175):
-        leaves = len(rows) // rows_per_leaf
-        if build_gflop and build_cost(len(rows), leaves, rows.shape[1]) > build_gflop:
-            continue
+    affordable = [
+        rows_per_leaf
+        for rows_per_leaf in ROWS_PER_LEAF
+        if not build_gflop
+        or build_cost(len(rows), len(rows) // rows_per_leaf, rows.shape[1]) <= build_gflop
+    ]
+    for rows_per_leaf in affordable[:2]:
         for block in (2, 4):
             tree = ScannConfig(len(sample) // rows_per_leaf, dims_per_block=block)
             searcher = scann_ops.build_tree(sample, tree.leaves, block)
-            tuned = tune_visits(searcher, tree, queries, target_recall)
+            tuned = tune_visits(partial(search_tree, searcher), tree, queries, target_recall)
             microseconds = predict_microseconds(tuned, len(sample), len(rows), rows.shape[1])
             logging.info("%s on a sample: %.0f us a query", tuned, microseconds)
             if microseconds < lowest:
+                leaves = len(rows) // rows_per_leaf
                 best, lowest = replace(tuned, leaves=leaves), microseconds
     return best
 
@@ -119,7 +126,7 @@ class TuningQueries:
         count = min(NUM_TUNING_QUERIES, len(rows))
         positions = np.random.default_rng(0).choice(len(rows), count, replace=False)
         embeddings = rows[positions]
-        truth = scann_ops.search(scann_ops.build_brute_force(rows), embeddings, K + 1)
+        truth = scann_ops.search_exactly(rows, embeddings, K + 1)
         return cls(embeddings, truth, truth != positions[:, None])
 
     def recall(self, found: np.ndarray) -> float:
@@ -129,13 +136,16 @@ class TuningQueries:
 
 
 def tune_visits(
-    searcher: Any, tree: ScannConfig, queries: TuningQueries, target_recall: float
+    search: Callable[[np.ndarray, int, ScannConfig], np.ndarray],
+    tree: ScannConfig,
+    queries: TuningQueries,
+    target_recall: float,
 ) -> ScannConfig:
     """Finds the smallest number of visits that reaches the target recall, with some reordering.
 
     Args:
-        searcher: A built tree.
-        tree: Its leaves and codes.
+        search: Finds `[Q, k]` positions, best first, of `[Q, D]` queries, k and settings.
+        tree: Leaves and codes of what is searched.
         queries: Rows of the tree.
         target_recall: Recall@5 to reach.
     """
@@ -148,7 +158,7 @@ def tune_visits(
         while low < high:
             middle = (low + high) // 2
             config = replace(tree, leaves_to_search=int(visits[middle]), reorder=reorder)
-            found = search_tree(searcher, queries.embeddings, K + 1 + NUM_SPARE, config)
+            found = search(queries.embeddings, K + 1 + NUM_SPARE, config)
             reached = queries.recall(found[:, : K + 1]) >= aim
             low, high = (low, middle) if reached else (middle + 1, high)
         if low < 0.75 * len(visits):  # else more reordering saves visits
@@ -164,4 +174,11 @@ def search_tree(searcher: Any, queries: np.ndarray, k: int, config: ScannConfig)
         k,
         pre_reorder_num_neighbors=max(config.reorder, 2 * k),
         leaves_to_search=config.leaves_to_search,
+    )
+
+
+def search_codes(searcher: Any, queries: np.ndarray, k: int, config: ScannConfig) -> np.ndarray:
+    """Finds the positions `[Q, c]` of the candidates for k neighbors, by their codes alone."""
+    return scann_ops.search(
+        searcher, queries, max(config.reorder, 2 * k), leaves_to_search=config.leaves_to_search
     )

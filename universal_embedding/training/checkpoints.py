@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from universal_embedding.errors import UserError
 from universal_embedding.files import as_path
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.heads.sharding import ShardedTable
 from universal_embedding.training.model import build_model, rebuild_model
 from universal_embedding.training.run_directory import read_config
 
 CHECKPOINTS = ("best", "last", "initial")
 BEST_STATE = ("step", "evaluation", "model", "ema", "heads")  # owners that the best one keeps
-State = Mapping[str, Sequence[tf.Variable]]
+State = Mapping[str, Sequence[tf.Variable | ShardedTable]]
 
 
 class Checkpoints:
@@ -28,6 +29,8 @@ class Checkpoints:
     `checkpoints/best` holds the one with the best metric: the model, its average and the heads,
     for evaluation, export and other runs, but not the optimizer, which is most of a checkpoint.
     `tf.train.Checkpoint` writes them in the background, under another name until they are complete.
+    Of a sharded table it sees a copy on this host, so files do not depend on the number of
+    replicas.
 
     Args:
         workdir: The run directory.
@@ -46,12 +49,13 @@ class Checkpoints:
         is_chief: bool = True,
         background: bool = True,
     ) -> None:
-        best = {owner: values for owner, values in state.items() if owner in BEST_STATE}
-        self._complete, self._best_only = _checkpoint(state), _checkpoint(best)
+        variables, self._host_copies = _with_host_copies(state)
+        best = {owner: values for owner, values in variables.items() if owner in BEST_STATE}
+        self._complete, self._best_only = _checkpoint(variables), _checkpoint(best)
         self._options = tf.train.CheckpointOptions(experimental_enable_async_checkpoint=background)
         folder = workdir / "checkpoints"
         self._last_folder = folder / "last"
-        self._is_writer = is_chief or _needs_all_hosts(state)
+        self._is_writer = is_chief or _needs_all_hosts(variables)
         if not self._is_writer:
             return
         if not is_chief:
@@ -62,11 +66,13 @@ class Checkpoints:
 
     def save(self, step: int) -> None:
         """Saves the state after `step` steps, in the background; each host must call it."""
+        self._gather_tables()
         if self._is_writer:
             self._last.save(step, options=self._options)
 
     def save_best(self, step: int) -> None:
         """Replaces the best checkpoint by the model after `step` steps; each host must call it."""
+        self._gather_tables()
         if self._is_writer:
             self._best.save(step, options=self._options)
 
@@ -80,7 +86,15 @@ class Checkpoints:
 
         A damaged one is skipped with a warning.
         """
-        return _restore_first(self._complete, _newest_first(self._last_folder))
+        path = _restore_first(self._complete, _newest_first(self._last_folder))
+        if path:
+            for table, copy in self._host_copies:
+                table.assign(copy.numpy())
+        return path
+
+    def _gather_tables(self) -> None:
+        for table, copy in self._host_copies:
+            copy.assign(table.numpy())
 
 
 def restore(workdir: Path, state: State, checkpoint: str) -> str:
@@ -131,6 +145,9 @@ def load_embedding_model(workdir: Path, checkpoint: str = "best") -> EmbeddingMo
         model = build_model(config)
         if config.init_from:
             initialize_model(model, as_path(config.init_from))
+        elif model.standardization is not None:  # fitted before the first step, and constant
+            trained = load_embedding_model(workdir, "last").standardization
+            model.standardization.set_weights(trained.get_weights() if trained else [])
         return model
     model = rebuild_model(workdir, config)
     weights = [weight.value for weight in model.weights]
@@ -156,7 +173,23 @@ def hash_state(state: State) -> str:
     return digest.hexdigest()
 
 
-def _needs_all_hosts(state: State) -> bool:
+def _with_host_copies(
+    state: State,
+) -> tuple[dict[str, list[tf.Variable]], list[tuple[ShardedTable, tf.Variable]]]:
+    """Replaces each sharded table by a variable of its whole size; the pairs of both."""
+    copies: list[tuple[ShardedTable, tf.Variable]] = []
+
+    def host_copy(value: tf.Variable | ShardedTable) -> tf.Variable:
+        if not isinstance(value, ShardedTable):
+            return value
+        with tf.device("CPU:0"):
+            copies.append((value, tf.Variable(tf.zeros(value.shape, value.dtype))))
+        return copies[-1][1]
+
+    return {owner: [*map(host_copy, values)] for owner, values in state.items()}, copies
+
+
+def _needs_all_hosts(state: Mapping[str, Sequence[tf.Variable]]) -> bool:
     """Whether hosts have values of their own, which TensorFlow combines when all of them save."""
     variables = [variable for values in state.values() for variable in values]
     return any(v.synchronization is tf.VariableSynchronization.ON_READ for v in variables)

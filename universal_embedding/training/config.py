@@ -1,6 +1,7 @@
 """Base config of every recipe, with the meaning of each field; imports no TensorFlow."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -26,7 +27,8 @@ def base_config() -> ConfigDict:
     config.init_head = False  # also take the run's classes, matched by domain and id
 
     config.data = ConfigDict()
-    config.data.dataset = ""  # prepared data set, a directory in --data_dir
+    config.data.dataset = ""  # prepared data set, a directory in --data_dir; or several: OLD+NEW
+    config.data.replay = 0.0  # with OLD+NEW: share of OLD in each domain; 0: all images alike
     config.data.domains = ()  # domain keys; empty: all prepared domains
     config.data.batch_size = 128  # over all replicas and hosts
     config.data.sampler = "balanced"  # see input.samplers
@@ -36,13 +38,17 @@ def base_config() -> ConfigDict:
     config.data.images_per_class = 0  # K of P x K batches; 0: records are sampled independently
     config.data.reweight_every_steps = 0  # update domain weights from the losses; 0: never
     config.data.reweight_by = "udon_teacher"  # the loss that the domain weights follow
+    config.data.feature_dir = ""  # features of frozen backbones, shared by runs; empty: of this run
 
     # The fields of input.AugmentationConfig, except size and resize_mode.
     config.augmentation = ConfigDict(dataclasses.asdict(AugmentationConfig()))
     del config.augmentation.size, config.augmentation.resize_mode
 
     config.model = ConfigDict()
-    config.model.backbone = ""  # see models.backbones.load_backbone
+    config.model.backbone = ""  # see models.backbones.load_backbone; "a+b" joins features
+    # Center and scale features by those of the training images; always so where several are joined.
+    config.model.standardize = False
+    config.model.feature_power = 1.0  # signed power before that; 0.5: square root
     config.model.pooling = ""  # empty: the default of the backbone's family
     config.model.image_size = 224
     config.model.resize_mode = "squash"  # or "crop", "pad"
@@ -64,21 +70,30 @@ def base_config() -> ConfigDict:
     config.head.joint = True  # one softmax over the classes of all domains, or one per domain
     config.head.softmax_impl = "auto"  # or "full", "chunked"
     config.head.num_sampled_classes = 0  # classes sampled per step (Partial FC); 0: all classes
+    # The loss is the sum over these prefixes of the embedding, such as (8, 16, 32, 64): each works
+    # alone then (Matryoshka, arXiv 2205.13147); empty: the whole embedding.
+    config.head.prefixes = ()
+    config.head.sharded = False  # each replica holds its part of the classes, not all of them
 
     config.losses = _losses()
 
     config.distillation = ConfigDict()
-    # Run directories or SavedModels. {domain} is replaced by each domain's key; a pattern without
-    # it is one universal teacher.
-    config.distillation.teachers = ""
+    config.distillation.teachers = ()  # of `teacher(...)`
     config.distillation.cache_teachers = False  # embed uncropped images once, not every batch
+    # Per image, the teacher with the largest loss counts, and each other one with 1 - this.
+    config.distillation.drop_probability = 0.0
+    # Divide weights by a moving average of the teachers' losses, with this decay; 0: do not.
+    config.distillation.balance_decay = 0.0
 
     config.optimizer = ConfigDict()
     config.optimizer.name = "adamw"  # any Keras optimizer
     config.optimizer.momentum = 0.9  # of sgd
+    config.optimizer.momentum_dtype = "float32"  # of first moments; "bfloat16" halves their memory
     # Decoupled: each step subtracts learning_rate * decay * weight, but not of
     # biases, norms, class tokens and position embeddings.
-    config.optimizer.weight_decay = ConfigDict({"backbone": 1e-6, "projection": 1e-6, "head": 1e-6})
+    config.optimizer.weight_decay = ConfigDict(
+        {"backbone": 1e-6, "projection": 1e-6, "head": 1e-6, "projector": 1e-6}
+    )
     config.optimizer.clip_norm = 0.0  # global norm of all gradients; 0: no clipping
     # Slices of each batch that share their memory, one after another; the gradient is the batch's.
     config.optimizer.gradient_accumulation_steps = 1
@@ -105,6 +120,9 @@ def _losses() -> ConfigDict:
     losses = ConfigDict()
     losses.classification = ConfigDict({"weight": 1.0})  # margin head, see config.head
 
+    losses.compatible = ConfigDict({"weight": 0.0})  # backward-compatible training, CVPR 2020
+    losses.compatible.run = ""  # directory of the older run, whose classes stay as they are
+
     # Distillation from config.distillation.teachers.
     losses.distance_distribution = ConfigDict({"weight": 0.0})  # arXiv 2003.03701
     losses.distance_distribution.teacher_temperature = 0.1
@@ -113,6 +131,8 @@ def _losses() -> ConfigDict:
     losses.distance_distribution.mask_other_domains = False
     losses.distance = ConfigDict({"weight": 0.0})  # absolute distances
     losses.rkd_distance = ConfigDict({"weight": 0.0})  # relative distances, arXiv 1904.05068
+    losses.embedding_matching = ConfigDict({"weight": 0.0})  # cosine and smooth L1, UNIC
+    losses.embedding_matching.hidden_dim = 0  # of the projectors' hidden layer; 0: linear
 
     losses.udon = ConfigDict({"weight": 0.0})  # online distillation, arXiv 2406.08332
     losses.udon.teacher_dim = 256  # dimension of the teachers' embeddings
@@ -131,6 +151,34 @@ def _losses() -> ConfigDict:
     return losses
 
 
+def load_config(config: ConfigDict, values: Mapping[str, Any]) -> ConfigDict:
+    """Gives a config the values that a run recorded as JSON, in place, and returns it.
+
+    Args:
+        config: A config over `base_config`.
+        values: `config` of the run's config.json.
+
+    Raises:
+        UserError: a value has no field in this version of the package.
+    """
+    for name, value in values.items():
+        if name == "stages":
+            value = tuple(stage(**fields) for fields in value)
+        elif name == "teachers":
+            value = tuple(teacher(**fields) for fields in value)
+        elif name == "evals":
+            value = ConfigDict({key: evaluation(**fields) for key, fields in value.items()})
+        elif isinstance(config.get(name), ConfigDict):
+            load_config(config[name], value)
+            continue
+        elif name not in config:
+            raise UserError(f"the run's config.json has {name!r}, which is no field any more")
+        elif isinstance(config[name], tuple):
+            value = tuple(value)
+        config[name] = value
+    return config
+
+
 def stage(**fields: Any) -> ConfigDict:
     """Returns one training stage: `fields` override the defaults.
 
@@ -146,11 +194,14 @@ def stage(**fields: Any) -> ConfigDict:
     config.domains = ()  # empty: all domains of the run
     config.augmentation = ConfigDict()  # fields that differ from config.augmentation
     config.dropout = placeholder(float)  # None: config.model.dropout
+    config.stochastic_depth = False  # drop the backbone's residual paths, at their own rates
     config.label_smoothing = 0.0  # share of the target that is spread over all classes
     config.backbone_lr = 0.0  # peak learning rates; 0: not trained
     config.projection_lr = 0.0
     config.head_lr = 0.0
-    config.trainable_blocks = 0  # train only this many blocks at the backbone's end; 0: all
+    config.projector_lr = placeholder(float)  # of embedding_matching; None: head_lr
+    config.trainable_towers = ()  # backbones of "a+b" to train, 0 the first; empty: all
+    config.trainable_blocks = 0  # train only this many blocks at each backbone's end; 0: all
     config.layer_decay = 1.0  # factor on the backbone's learning rate from each block to the lower
     config.schedule = "cosine"  # "constant", "cosine", "linear" or "step", after the warmup
     config.milestones = ()  # "step": steps of the stage at which the learning rates change
@@ -162,6 +213,30 @@ def stage(**fields: Any) -> ConfigDict:
     config.margin_levels = 0  # equal jumps in which it grows, the first level included; 0: linearly
     config.lock()
     config.augmentation.unlock()
+    config.update(fields)
+    return config
+
+
+def teacher(source: str, **fields: Any) -> ConfigDict:
+    """Returns one entry of `config.distillation.teachers`: `fields` override the defaults.
+
+    Args:
+        source: A run directory, a SavedModel, a backbone (see `models.backbones.load_backbone`) or
+            a table of embeddings (see `datasets.embedding_table.EmbeddingTable`). With {domain} for
+            the key of a domain, one specialist for each domain.
+        **fields: Other values.
+
+    Raises:
+        KeyError: a teacher has no such field.
+    """
+    config = ConfigDict()
+    config.source = source
+    config.name = ""  # in the log and for the cache; empty: the last part of `source`
+    config.domains = ()  # domains that it knows; empty: all of the run
+    config.weight = 1.0
+    config.image_size = 0  # of a backbone; 0: its own, or 224
+    config.resize_mode = "squash"  # of a backbone
+    config.lock()
     config.update(fields)
     return config
 
@@ -229,16 +304,19 @@ def _parse_value(
 def shrink(config: ConfigDict) -> ConfigDict:
     """Turns a recipe into a smoke test, in place: `runlocal=true` of every recipe.
 
-    The `small` network on images of 32 pixels, batches of 8 and at most four steps per stage, which
-    takes seconds on any machine. Losses, head, stages and data are those of the recipe.
+    The `small` network, for each backbone, on images of 32 pixels, batches of 8 and at most four
+    steps per stage, which takes seconds on any machine. Losses, head, stages and data are those of
+    the recipe.
     """
     config.data.batch_size = 8
     if config.data.images_per_class:
         config.data.images_per_class = 2
     if config.data.reweight_every_steps:
         config.data.reweight_every_steps = 2
-    config.model.update(backbone="small", pooling="", image_size=32)
+    num_backbones = len(config.model.backbone.split("+"))
+    config.model.update(backbone="+".join(["small"] * num_backbones), pooling="", image_size=32)
     config.model.update(dtype_policy="float32", remat=False)
+    config.jit_compile = False
     for stage_config in config.stages:
         steps = min(stage_config.steps, 4)
         milestones = (step * steps // stage_config.steps for step in stage_config.milestones)

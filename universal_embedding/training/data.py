@@ -1,5 +1,6 @@
 """The batches of a training stage, on every replica of a strategy."""
 
+import contextlib
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 import tensorflow as tf
 from ml_collections import ConfigDict
 
+from universal_embedding.datasets.joined_records import JoinedRecords
+from universal_embedding.datasets.lock import hold_lock
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.files import is_remote, scratch_for
@@ -26,7 +29,7 @@ from universal_embedding.models.distribution import (
     distribute,
     num_hosts_and_id,
 )
-from universal_embedding.training.feature_cache import cache_features
+from universal_embedding.training.feature_cache import cache_tower_features
 from universal_embedding.training.schedule import Stage
 
 if TYPE_CHECKING:
@@ -59,6 +62,11 @@ def make_batch_sampler(
     data = config.data
     if data.batching not in BATCHING:
         raise UserError(f"config.data.batching is {data.batching!r}; it must be one of {BATCHING}")
+    if data.replay and not any(isinstance(r, JoinedRecords) for r in records.values()):
+        raise UserError(
+            f"config.data.replay={data.replay} is the share of old images, but "
+            f"config.data.dataset={data.dataset} is one data set; give OLD+NEW, or set replay to 0"
+        )
     sampler = data.sampler
     if sampler == "weights":
         if len(data.domain_weights) != len(records):
@@ -76,6 +84,8 @@ def make_batch_sampler(
         temperature=data.temperature,
         mixed=data.batching == "mixed",
         images_per_class=max(data.images_per_class, 1),
+        replay=data.replay,
+        old_sizes={d: r.part_sizes[0] for d, r in records.items() if isinstance(r, JoinedRecords)},
     )
 
 
@@ -86,7 +96,7 @@ def stage_batches(
 
     A batch is a dict of `label [b]` int32, `domain [b]` int32 (position among the run's domains),
     `record [b]` int64, and `image` or, in a stage on features, `features [b, F]` float32; with
-    cached teachers also `teacher [b, D]` float32.
+    cached teachers also their rows `[b, D]` float32, see `Teacher.cached_rows`.
 
     Args:
         experiment: The run; missing features and teacher embeddings are computed and cached.
@@ -98,20 +108,10 @@ def stage_batches(
         UserError: the records do not fit the config, or an image cannot be decoded.
     """
     records, sampler = experiment.stage_records(stage), experiment.batch_sampler(stage)
-    rows = {}
-    teacher_rows = _teacher_rows(experiment, stage, records, show_progress)
-    if teacher_rows:
-        rows["teacher"] = list(teacher_rows.values())
+    rows = _teacher_rows(experiment, stage, records, show_progress)
     if stage.input == "features":
-        features = cache_features(
-            _cache_folder(experiment, "features"),
-            records,
-            experiment.model,
-            experiment.strategy,
-            FEATURE_BATCH_SIZE,
-            show_progress,
-        )
-        rows["features"] = list(features.values())
+        towers = read_features(experiment, records, show_progress)
+        rows |= {f"features/{i:03}": list(features.values()) for i, features in enumerate(towers)}
     positions = [list(experiment.records).index(domain) for domain in records]
     data_service = None
     if experiment.data_service and stage.input == "images":
@@ -133,9 +133,44 @@ def stage_batches(
             )
         for name, rows_by_domain in rows.items():
             dataset = gather_rows(dataset, name, rows_by_domain)
+        if stage.input == "features":
+            dataset = dataset.map(_join_features)
         return remap_domains(dataset, positions)
 
     return distribute(make_dataset, experiment.strategy)
+
+
+def read_features(
+    experiment: "Experiment", records: Mapping[str, Records], show_progress: bool = True
+) -> list[dict[str, np.ndarray]]:
+    """The features of frozen backbones, see `cache_tower_features`; missing ones are computed.
+
+    Raises:
+        UserError: the directory of the features cannot be used.
+    """
+    config, strategy = experiment.config, experiment.strategy
+    shared = config.data.feature_dir
+    if is_remote(shared):
+        raise UserError(
+            f"config.data.feature_dir is {shared}, but features are mapped into memory; give a "
+            "local directory"
+        )
+    if shared:
+        folder = Path(shared) / config.data.dataset
+        folder.mkdir(parents=True, exist_ok=True)
+    else:
+        folder = _cache_folder(experiment, "features")
+    is_writer = bool(shared) and num_hosts_and_id(strategy)[1] == 0
+    with hold_lock(folder / ".lock", wait=True) if is_writer else contextlib.nullcontext():
+        return cache_tower_features(
+            folder,
+            records,
+            experiment.model,
+            strategy,
+            FEATURE_BATCH_SIZE,
+            show_progress,
+            is_shared=bool(shared),
+        )
 
 
 def stage_examples(
@@ -156,6 +191,13 @@ def remap_domains(dataset: tf.data.Dataset, positions: Sequence[int]) -> tf.data
     """Replaces `domain` i by `positions[i]`: from a stage's domains to all of the run's."""
     table = tf.constant(positions, tf.int32)
     return dataset.map(lambda batch: {**batch, "domain": tf.gather(table, batch["domain"])})
+
+
+def _join_features(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Replaces the features of each backbone by one row of all."""
+    joined = [batch[name] for name in sorted(batch) if name.startswith("features/")]
+    rest = {name: value for name, value in batch.items() if not name.startswith("features/")}
+    return {**rest, "features": tf.concat(joined, axis=1)}
 
 
 def _job_name(strategy: tf.distribute.Strategy) -> str:
@@ -181,19 +223,14 @@ def _cache_folder(experiment: "Experiment", name: str) -> Path:
 
 def _teacher_rows(
     experiment: "Experiment", stage: Stage, records: Mapping[str, Records], show_progress: bool
-) -> dict[str, np.ndarray]:
-    """Cached teacher embeddings of a stage's records; empty if teachers run on every batch."""
-    teachers, config = experiment.teachers, experiment.config
-    if teachers is None:
+) -> dict[str, list[np.ndarray]]:
+    """Cached rows of teachers for a stage's domains, by key of the batch; see `Teachers`."""
+    if experiment.teachers is None:
         return {}
-    if stage.input == "features" or config.distillation.cache_teachers:
-        if stage.input == "images" and _augmentation(config, stage).uses_mixing:
-            raise UserError(
-                "config.distillation.cache_teachers has no embeddings of mixed images; set it to "
-                "False, or config.augmentation.mixup and config.augmentation.cutmix to 0"
-            )
-        folder = _cache_folder(experiment, "teachers")
-        return teachers.cached_embeddings(folder, records, experiment.strategy, show_progress)
-    with experiment.strategy.scope():
-        teachers.load()
-    return {}
+    reads_features = stage.input == "features"
+    if experiment.teachers.has_cached(reads_features):
+        _cache_folder(experiment, "teachers")
+    mixes_images = not reads_features and _augmentation(experiment.config, stage).uses_mixing
+    return experiment.teachers.stage_rows(
+        list(records), reads_features, mixes_images, experiment.strategy, show_progress
+    )

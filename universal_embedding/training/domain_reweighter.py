@@ -8,7 +8,8 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
-from universal_embedding.input.batch_sampler import BatchSampler, SamplerState
+from universal_embedding.input.batch_sampler import BatchSampler
+from universal_embedding.input.domain_slots import SamplerState
 
 MIN_LOSS = 1e-6  # keeps every domain sampled, so that its loss is measured again
 

@@ -13,10 +13,13 @@ from ml_collections import ConfigDict
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
+from universal_embedding.files import scratch_for
 from universal_embedding.input.batch_sampler import BatchSampler
 from universal_embedding.input.record_reader import dense_labels
+from universal_embedding.models.backbones.drop_path import drop_path_rate
 from universal_embedding.models.distribution import num_hosts_and_id
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.heads.sharding import ShardedTable, whole_table
 from universal_embedding.private_apis import flatten_layers
 from universal_embedding.training.data import make_batch_sampler
 from universal_embedding.training.domain_reweighter import DomainReweighter
@@ -26,6 +29,7 @@ from universal_embedding.training.losses import Loss, LossContext, loss_names, m
 from universal_embedding.training.model import build_model
 from universal_embedding.training.param_groups import ParamGroup, make_param_groups
 from universal_embedding.training.schedule import Stage, read_stages
+from universal_embedding.training.sharded_head import check_sharded_head
 from universal_embedding.training.teachers import Teachers
 from universal_embedding.training.train_step import LossScale
 
@@ -81,6 +85,7 @@ class Experiment:
         strategy: tf.distribute.Strategy,
         data_service: str = "",
         pretrained: bool = True,
+        num_replicas: int | None = None,
     ) -> "Experiment":
         """Builds everything that a config describes.
 
@@ -91,6 +96,7 @@ class Experiment:
             strategy: The distribution strategy.
             data_service: Address of a tf.data service that makes the images: `grpc://host:port`.
             pretrained: Whether the backbone has its pretrained weights, or random ones.
+            num_replicas: Number of replicas to plan for, in a dry run; None: those of `strategy`.
 
         Raises:
             UserError: a value of the config cannot be used.
@@ -100,13 +106,18 @@ class Experiment:
         for stage in stages:
             _check_batch_size(stage, strategy)
         _check_stage_domains(config, stages, records)
+        check_sharded_head(config)
+        num_replicas = num_replicas or strategy.num_replicas_in_sync
         model = build_model(config, strategy, pretrained)
         if not config.model.freeze_batch_norm:
             _synchronize_batch_norm(model, config, strategy)
         with strategy.scope():
-            pattern = config.distillation.teachers
-            teachers = Teachers(pattern, list(records)) if pattern else None
-            losses = make_losses(LossContext(config, model, _class_sizes(records), teachers))
+            folder = scratch_for(workdir / "teachers")
+            has_teachers = bool(config.distillation.teachers)
+            teachers = Teachers(config, records, folder) if has_teachers else None
+            sizes = _class_sizes(records)
+            context = LossContext(config, model, sizes, teachers, num_replicas, _class_ids(records))
+            losses = make_losses(context)
             _check_accumulation(config, stages, losses, strategy)
             reweighter = (
                 DomainReweighter(config.data, list(records), loss_names(losses))
@@ -172,23 +183,33 @@ class Experiment:
         """Context in which the model has its averaged weights, if the run has an EMA."""
         return self.ema.swapped_in() if self.ema else contextlib.nullcontext()
 
-    def checkpoint_state(self) -> dict[str, list[tf.Variable]]:
+    def checkpoint_state(self) -> dict[str, list[tf.Variable | ShardedTable]]:
         """All variables that a checkpoint keeps, by owner."""
         weights = {id(variable) for variable in self.model.weights}
         seeds = [v.value for v in self.model.variables if id(v) not in weights]
-        optimizers = [group.optimizer for group in self.param_groups.values()]
         return {
             "step": [self.step],
             "evaluation": [self.best_score, self.last_eval_step],
             "model": self.weights,
             "seed_generators": seeds,
             "heads": [
-                variable.value
+                whole_table(variable)
                 for _, loss in self.losses.values()
-                for variables in loss.variables_by_group().values()
+                for name, variables in loss.variables_by_group().items()
+                if name != "projector"
                 for variable in variables
             ],
-            "optimizers": [v.value for optimizer in optimizers for v in optimizer.variables],
+            "projectors": [
+                variable.value
+                for _, loss in self.losses.values()
+                for variable in loss.variables_by_group().get("projector", [])
+            ],
+            "loss_states": [v for _, loss in self.losses.values() for v in loss.state],
+            "optimizers": [
+                whole_table(variable, group.shard)
+                for group in self.param_groups.values()
+                for variable in group.optimizer.variables
+            ],
             "ema": self.ema.averages if self.ema else [],
             "reweighter": self.reweighter.variables if self.reweighter else [],
             "log_means": self.log_means.variables,
@@ -223,6 +244,11 @@ def _class_sizes(records: Mapping[str, Records]) -> dict[str, np.ndarray]:
     return {domain: np.bincount(dense_labels(r)) for domain, r in records.items()}
 
 
+def _class_ids(records: Mapping[str, Records]) -> dict[str, np.ndarray]:
+    """Class ids in the order of the labels that `dense_labels` makes of them, by domain."""
+    return {domain: np.unique(r.labels.values) for domain, r in records.items()}
+
+
 def _synchronize_batch_norm(
     model: EmbeddingModel, config: ConfigDict, strategy: tf.distribute.Strategy
 ) -> None:
@@ -234,6 +260,7 @@ def _synchronize_batch_norm(
     if strategy.num_replicas_in_sync == 1:
         return
     layers = flatten_layers(model.backbone)
+    layers = [layer for layer in layers if not drop_path_rate(layer)]
     rate = max((getattr(layer, "rate", 0) for layer in layers), default=0)
     if rate:
         raise UserError(

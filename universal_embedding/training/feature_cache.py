@@ -1,11 +1,12 @@
 """Embeddings or backbone features of all training images, computed once and kept on disk."""
 
+import functools
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import keras
 import numpy as np
@@ -14,9 +15,17 @@ from tqdm import tqdm
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.files import atomic_write
+from universal_embedding.models.backbones import FusedBackbone, list_towers
 from universal_embedding.models.distribution import all_gather_text, num_hosts_and_id
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.models.inference import RecordEmbedder
+
+
+class BlockEmbedder(Protocol):
+    """Anything that gives the rows of records; a `RecordEmbedder` is one."""
+
+    def embed_blocks(self, records: Records, start: int = 0) -> Iterator[np.ndarray]:
+        """Yields the rows of the records from `start` on, `[n, D]` float32 by block, in order."""
 
 
 class FeatureCache:
@@ -72,7 +81,7 @@ class FeatureCache:
         self,
         records: Mapping[str, Records],
         model_key: str,
-        embedder: RecordEmbedder,
+        embedder: BlockEmbedder,
         description: str,
         show_progress: bool = True,
     ) -> None:
@@ -81,7 +90,7 @@ class FeatureCache:
         Args:
             records: Images by domain; each host must call it with the same.
             model_key: Identifies the model.
-            embedder: The model.
+            embedder: The model, or other rows.
             description: Label of the progress bar.
             show_progress: Whether to show the progress bar.
         """
@@ -208,26 +217,69 @@ def cache_features(
     Args:
         folder: Directory of the cache.
         records: Images by domain.
-        model: Its backbone computes the features.
+        model: Its backbone computes the features, which are not standardized yet.
         strategy: Distributes the computation.
         batch_size: Images per replica.
         show_progress: Whether to show a progress bar.
 
     Returns:
-        `[N, F]` float32 by domain, memory-mapped.
+        `[N, F]` float32 by domain, memory-mapped where there is one backbone.
     """
-    cache = FeatureCache(folder, strategy)
-    model_key = f"{hash_weights(model.backbone)} {model.image_size} {model.resize_mode}"
-    missing = cache.missing(records, model_key)
-    if missing:
-        embedder = RecordEmbedder(
-            model.features, strategy, model.image_size, model.resize_mode, batch_size
-        )
-        cache.compute(
-            {domain: records[domain] for domain in missing},
-            model_key,
-            embedder,
-            "features",
-            show_progress,
-        )
-    return cache.read(records)
+    towers = cache_tower_features(folder, records, model, strategy, batch_size, show_progress)
+    if len(towers) == 1:
+        return towers[0]
+    return {domain: np.concatenate([rows[domain] for rows in towers], axis=1) for domain in records}
+
+
+def cache_tower_features(
+    folder: Path,
+    records: Mapping[str, Records],
+    model: EmbeddingModel,
+    strategy: tf.distribute.Strategy,
+    batch_size: int = 64,
+    show_progress: bool = True,
+    is_shared: bool = False,
+) -> list[dict[str, np.ndarray]]:
+    """Reads the features of each of several joined backbones; see `cache_features`.
+
+    Each has a folder of its own, so that another combination computes only what is new.
+
+    Args:
+        folder: As of `cache_features`.
+        records: As of `cache_features`.
+        model: As of `cache_features`.
+        strategy: As of `cache_features`.
+        batch_size: As of `cache_features`.
+        show_progress: As of `cache_features`.
+        is_shared: Whether other runs use the folder too; then a single backbone also has a folder
+            of its own.
+
+    Returns:
+        For each backbone `[N, F_i]` float32 by domain, memory-mapped.
+    """
+    tables = []
+    for index, tower in enumerate(list_towers(model.backbone)):
+        model_key = f"{hash_weights(tower)} {model.image_size} {model.resize_mode}"
+        is_fused = isinstance(model.backbone, FusedBackbone)
+        if is_fused:
+            model_key += f" {model.backbone.tower_sizes[index]}"
+        name = hashlib.sha256(model_key.encode()).hexdigest()[:16]
+        cache = FeatureCache(folder / name if is_fused or is_shared else folder, strategy)
+        missing = cache.missing(records, model_key)
+        if missing:
+            embedder = RecordEmbedder(
+                functools.partial(model.tower_features, index),
+                strategy,
+                model.image_size,
+                model.resize_mode,
+                batch_size,
+            )
+            cache.compute(
+                {domain: records[domain] for domain in missing},
+                model_key,
+                embedder,
+                "features",
+                show_progress,
+            )
+        tables.append(cache.read(records))
+    return tables

@@ -56,7 +56,6 @@ class TrainerContext:
         elapsed_seconds: Time since then, agreed on by all hosts.
         stop_signal: The signal for which the run stops after the hooks, agreed on by all hosts.
         is_chief: Whether this process writes into the run directory.
-        is_single_host: Whether this process is the only one of the run.
     """
 
     experiment: Experiment
@@ -68,7 +67,6 @@ class TrainerContext:
     shutdown: GracefulShutdown
     started_from: str
     is_chief: bool
-    is_single_host: bool
     start_time: float = field(default_factory=time.monotonic)
     elapsed_seconds: float = 0.0
     stop_signal: signal.Signals | None = None
@@ -241,7 +239,7 @@ class EvalHook(Hook):
         if not names:
             return
         scores: dict[str, float] = {}
-        with experiment.ema_weights(), context.shutdown.interruptible(context.is_single_host):
+        with experiment.ema_weights(), context.shutdown.interruptible(experiment.strategy):
             for name in names:
                 values = self._evaluators[name](experiment.model, experiment.strategy)
                 scores |= {f"{name}/{metric}": float(value) for metric, value in values.items()}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
 import tensorflow as tf
 from absl import logging
@@ -11,9 +12,10 @@ from absl import logging
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
 from universal_embedding.files import as_path, atomic_write, reporting_unreadable
-from universal_embedding.models.backbones import rebuild
+from universal_embedding.models.backbones import list_towers, rebuild
 from universal_embedding.models.embedding_model import EmbeddingModel
 from universal_embedding.models.heads import MarginHead
+from universal_embedding.models.heads.sharding import ShardedTable, whole_table
 from universal_embedding.training.checkpoints import Checkpoints, load_embedding_model, restore
 from universal_embedding.training.run_directory import read_config
 
@@ -74,7 +76,7 @@ def initialize_model(model: EmbeddingModel, source: Path) -> None:
     if (source / "saved_model.pb").is_file():
         values = _read_exported(source)
     elif (source / "config.json").is_file():
-        values = _read_run(source, model.backbone.input_shape[1])
+        values = _read_run(source, model.backbone)
     else:
         raise UserError(
             f"init_from={source} is neither a run directory (config.json) nor a SavedModel "
@@ -104,13 +106,18 @@ def save_class_ids(workdir: Path, records: Mapping[str, Records]) -> None:
         np.savez_compressed(file, domains=[*records], sizes=sizes, ids=np.concatenate(ids))
 
 
-def _read_run(workdir: Path, image_size: int) -> list[np.ndarray]:
+def _read_run(workdir: Path, backbone: keras.Model) -> list[np.ndarray]:
+    """The weights of a run's model, with position embeddings of the size that `backbone` has."""
     model = load_embedding_model(workdir)
-    weights = list(model.weights)
-    if model.backbone.input_shape[1] != image_size:
-        backbone = rebuild(model.backbone, image_size)
-        projection = model.projection.weights if model.projection is not None else []
-        weights = [*backbone.weights, *projection]
+    pairs = zip(list_towers(model.backbone), list_towers(backbone), strict=False)
+    weights = [
+        weight
+        for old, new in pairs
+        for weight in (
+            old if old.input_shape == new.input_shape else rebuild(old, new.input_shape[1])
+        ).weights
+    ]
+    weights += model.weights[len(model.backbone.weights) :]
     return [weight.numpy() for weight in weights]
 
 
@@ -169,8 +176,10 @@ def _initialize_head(experiment: "Experiment", source: Path) -> tuple[int, int]:
         raise UserError(
             f"config.init_head=True, but {source} has no classes; give a run with a classifier"
         )
-    variables = [variable.numpy() for variable in head.class_weights]
-    rows, num_copied = _split_rows(variables, class_ids, head.num_subcenters), 0
+    shape = (head.num_subcenters, head.class_weights[0].shape[-1])
+    rows = {domain: np.zeros((len(ids), *shape), np.float32) for domain, ids in class_ids.items()}
+    is_new = {domain: np.zeros((len(ids), shape[0]), bool) for domain, ids in class_ids.items()}
+    num_copied = 0
     for domain in set(rows) & set(source_rows):
         source_ids, values = source_rows[domain]
         if values.shape[1:] != rows[domain].shape[1:]:
@@ -180,21 +189,27 @@ def _initialize_head(experiment: "Experiment", source: Path) -> tuple[int, int]:
                 f"{rows[domain].shape[1]} of {rows[domain].shape[2]}; set config.init_head=False"
             )
         _, new, old = np.intersect1d(class_ids[domain], source_ids, return_indices=True)
-        rows[domain][new] = values[old]
+        rows[domain][new], is_new[domain][new] = values[old], True
         num_copied += len(new)
-    flat = np.concatenate([values.reshape(-1, values.shape[-1]) for values in rows.values()])
-    ends = np.cumsum([len(variable) for variable in variables])
-    for variable, value in zip(head.class_weights, np.split(flat, ends[:-1]), strict=True):
-        variable.assign(value)
+    tables = [whole_table(variable) for variable in head.class_weights]
+    flat = np.concatenate([values.reshape(-1, shape[1]) for values in rows.values()])
+    mask = np.concatenate([values.reshape(-1) for values in is_new.values()])
+    ends = np.cumsum([table.shape[0] for table in tables])[:-1]
+    for table, values, changed in zip(
+        tables, np.split(flat, ends), np.split(mask, ends), strict=True
+    ):
+        if isinstance(table, ShardedTable):
+            table.assign(values, changed)
+        else:
+            table.assign(np.where(changed[:, None], values, table.numpy()))
     return num_copied, sum(map(len, class_ids.values()))
 
 
 def _find_head(experiment: "Experiment") -> MarginHead:
     heads = [loss.head for _, loss in experiment.losses.values() if loss.head is not None]
-    if not heads or heads[0].num_shards > 1:
+    if not heads:
         raise UserError(
-            "config.init_head=True needs config.losses.classification or config.losses.udon, with "
-            "classes that are not sharded"
+            "config.init_head=True needs config.losses.classification or config.losses.udon"
         )
     return heads[0]
 

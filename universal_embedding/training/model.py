@@ -9,7 +9,13 @@ from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
 from universal_embedding.files import atomic_write, reporting_unreadable
-from universal_embedding.models.backbones import from_json, load_backbone, to_json
+from universal_embedding.models.backbones import (
+    FusedBackbone,
+    from_json,
+    load_backbone,
+    split_spec,
+    to_json,
+)
 from universal_embedding.models.embedding_model import EmbeddingModel
 
 DTYPE_POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
@@ -38,6 +44,12 @@ def build_model(
         raise UserError(
             f"config.model.dtype_policy is {model.dtype_policy!r}; it must be one of "
             f"{DTYPE_POLICIES}"
+        )
+    standardizes = model.standardize or len(split_spec(model.backbone)) > 1
+    if not 0 < model.feature_power <= 1 or (model.feature_power < 1 and not standardizes):
+        raise UserError(
+            f"config.model.feature_power is {model.feature_power}; it must be in (0, 1], and 1 "
+            "unless config.model.standardize=True"
         )
     backbone = load_backbone(
         model.backbone,
@@ -81,4 +93,6 @@ def _embedding_model(backbone: keras.Model, model: ConfigDict) -> EmbeddingModel
         image_size=model.image_size,
         resize_mode=model.resize_mode,
         projection_bias=model.projection_bias,
+        standardize=model.standardize or isinstance(backbone, FusedBackbone),
+        feature_power=model.feature_power,
     )

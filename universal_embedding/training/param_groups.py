@@ -10,13 +10,15 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
-from universal_embedding.models.backbones import layer_depths, num_depths
+from universal_embedding.models.backbones import layer_depths, list_towers, num_depths
 from universal_embedding.models.embedding_model import EmbeddingModel
+from universal_embedding.models.heads.sharding import ShardedVariable
 from universal_embedding.private_apis import (
     disable_gradient_reduction,
     local_updates,
     maybe_merge_call,
 )
+from universal_embedding.training.half_momentum import with_momentum_dtype
 from universal_embedding.training.losses import Loss
 from universal_embedding.training.schedule import Stage, learning_rate_at
 
@@ -33,11 +35,12 @@ class ParamGroup:
     """Weights that share a learning rate.
 
     Attributes:
-        group: `backbone`, `projection` or `head`.
+        group: One of `schedule.GROUPS`.
         depth_from_top: Number of depths of the group above these weights; 0 for the last layer.
         variables: The weights.
         learning_rate: The schedule of `optimizer`.
         optimizer: Built for `variables` and no others.
+        tower: Which of several joined backbones the weights are of; None for others.
     """
 
     group: str
@@ -45,12 +48,23 @@ class ParamGroup:
     variables: list[keras.Variable]
     learning_rate: "StageLearningRate"
     optimizer: keras.optimizers.Optimizer
+    tower: int | None = None
+
+    def is_trainable(self, stage: Stage) -> bool:
+        """Whether a stage trains these weights."""
+        return stage.is_trainable(self.group, self.depth_from_top, self.tower)
+
+    @property
+    def shard(self) -> ShardedVariable | None:
+        """The sharded weight of a group whose weights are sharded; None of any other."""
+        return next((v for v in self.variables if isinstance(v, ShardedVariable)), None)
 
     def apply(self, gradients: Sequence[tf.Tensor], condition: tf.Tensor | None = None) -> None:
         """Updates the variables on this replica alone.
 
         Args:
-            gradients: Gradients of `variables`, summed over the replicas.
+            gradients: Gradients of `variables`, summed over the replicas; of sharded ones, of this
+                replica's part.
             condition: bool scalar, equal on all replicas: whether to update; None: yes.
         """
         with local_updates(), self.learning_rate.evaluated_once():
@@ -71,17 +85,22 @@ class StageLearningRate(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(
-        self, stages: Sequence[Stage], group: str, depth_from_top: float, step: tf.Variable
+        self,
+        stages: Sequence[Stage],
+        group: str,
+        depth_from_top: float,
+        step: tf.Variable,
+        tower: int | None = None,
     ) -> None:
         self.stages, self.group = stages, group
-        self.depth_from_top, self.step = depth_from_top, step
+        self.depth_from_top, self.step, self.tower = depth_from_top, step, tower
         self._rate: tf.Tensor | None = None
 
     def __call__(self, iterations: tf.Tensor) -> tf.Tensor:
         """The current rate, float32 scalar; `iterations` of the optimizer is ignored."""
         if self._rate is not None:
             return self._rate
-        return learning_rate_at(self.stages, self.group, self.depth_from_top, self.step)
+        return learning_rate_at(self.stages, self.group, self.depth_from_top, self.step, self.tower)
 
     @contextlib.contextmanager
     def evaluated_once(self) -> Iterator[None]:
@@ -115,42 +134,53 @@ def make_param_groups(
 
     Returns:
         Groups by name: `backbone`, or `backbone/<depth_from_top>` where layers differ in their
-        rates; `projection`; and the names of `Loss.variables_by_group`.
+        rates, or `backbone/<tower>` and `backbone/<tower>/<depth_from_top>` where backbones are
+        joined; `projection`; and the names of `Loss.variables_by_group`.
 
     Raises:
         UserError: the optimizer is unknown.
     """
     by_depth = any(stage.layer_decay < 1 or stage.trainable_blocks for stage in stages)
-    depths = layer_depths(model.backbone) if by_depth else {}
-    max_depth = num_depths(model.backbone) - 1 if by_depth else 0
-    groups: dict[str, tuple[str, float, list[keras.Variable]]] = {}
+    towers = list_towers(model.backbone)
+    groups: dict[str, tuple[str, float, int | None, list[keras.Variable]]] = {}
 
     def add(
-        name: str, group: str, depth_from_top: float, variables: Sequence[keras.Variable]
+        name: str,
+        group: str,
+        variables: Sequence[keras.Variable],
+        depth_from_top: float = 0,
+        tower: int | None = None,
     ) -> None:
-        if variables and any(stage.is_trainable(group, depth_from_top) for stage in stages):
-            groups.setdefault(name, (group, depth_from_top, []))[2].extend(variables)
+        if variables and any(s.is_trainable(group, depth_from_top, tower) for s in stages):
+            groups.setdefault(name, (group, depth_from_top, tower, []))[3].extend(variables)
 
-    for variable in model.backbone.trainable_variables:
-        depth_from_top = round(max_depth * (1.0 - depths.get(variable.path, 1.0)))
-        name = f"backbone/{depth_from_top}" if by_depth else "backbone"
-        add(name, "backbone", depth_from_top, [variable])
+    for number, tower in enumerate(towers):
+        depths = layer_depths(tower) if by_depth else {}
+        max_depth = num_depths(tower) - 1 if by_depth else 0
+        for variable in tower.trainable_variables:
+            depth_from_top = round(max_depth * (1.0 - depths.get(variable.path, 1.0)))
+            parts = ["backbone", *([number] if towers[1:] else []), depth_from_top]
+            name = "/".join(map(str, parts if by_depth else parts[:-1]))
+            add(name, "backbone", [variable], depth_from_top, number if towers[1:] else None)
     if model.projection is not None:
-        add("projection", "projection", 0, model.projection.trainable_variables)
+        add("projection", "projection", model.projection.trainable_variables)
     for _, loss in losses.values():
         for name, variables in loss.variables_by_group().items():
-            add(name, "head", 0, variables)
+            add(name, "projector" if name == "projector" else "head", variables)
     param_groups = {}
-    for name, (group, depth, variables) in groups.items():
-        learning_rate = StageLearningRate(stages, group, depth, step)
+    for name, (group, depth, tower_number, variables) in groups.items():
+        learning_rate = StageLearningRate(stages, group, depth, step, tower_number)
         optimizer = make_optimizer(
             optimizer_config.name,
             variables,
             learning_rate,
             optimizer_config.weight_decay[group],
             optimizer_config.momentum,
+            optimizer_config.momentum_dtype,
         )
-        param_groups[name] = ParamGroup(group, depth, variables, learning_rate, optimizer)
+        param_groups[name] = ParamGroup(
+            group, depth, variables, learning_rate, optimizer, tower_number
+        )
     return param_groups
 
 
@@ -160,13 +190,14 @@ def make_optimizer(
     learning_rate: StageLearningRate,
     weight_decay: float,
     momentum: float = 0.9,
+    momentum_dtype: str = "float32",
 ) -> keras.optimizers.Optimizer:
     """Builds a Keras optimizer that expects gradients already summed over the replicas.
 
     Weight decay leaves out what `has_weight_decay` does.
 
     Raises:
-        UserError: Keras has no optimizer of this name, or it cannot be used here.
+        UserError: Keras has no optimizer of this name, or it cannot be used here or so.
     """
     optimizers = {
         key.lower(): value
@@ -188,7 +219,8 @@ def make_optimizer(
     # AdamW refuses None; 0 would make the other optimizers decay by 0 at each step.
     if weight_decay or name.lower() == "adamw":
         options["weight_decay"] = weight_decay
-    optimizer = optimizers[name.lower()](learning_rate=learning_rate, **options)
+    optimizer_class = with_momentum_dtype(optimizers[name.lower()], momentum_dtype)
+    optimizer = optimizer_class(learning_rate=learning_rate, **options)
     if weight_decay:
         optimizer.exclude_from_weight_decay([v for v in variables if not has_weight_decay(v)])
     disable_gradient_reduction(optimizer)
@@ -250,19 +282,27 @@ def sum_equal_rows(gradient: tf.Tensor, variable: keras.Variable) -> tf.Tensor:
 
 
 def clip_by_global_norm(
-    gradients: Mapping[str, Sequence[tf.Tensor]], clip_norm: float
+    gradients: Mapping[str, Sequence[tf.Tensor]],
+    clip_norm: float,
+    shards: Mapping[str, tf.Tensor] | None = None,
 ) -> tuple[dict[str, list[tf.Tensor]], tf.Tensor]:
     """Scales the gradients of all groups so that their global norm is at most `clip_norm`.
 
     Args:
         gradients: Gradients by group.
         clip_norm: Largest norm; 0 leaves the gradients unchanged.
+        shards: For groups of which a replica has a part, the sum of the squares of all parts.
 
     Returns:
         The gradients by group, and their global norm before clipping, float32 scalar.
     """
     flat = tf.nest.flatten(dict(gradients))
-    norm = tf.linalg.global_norm(flat)
+    if shards:
+        whole = tf.nest.flatten({n: g for n, g in gradients.items() if n not in shards})
+        squares = [tf.square(tf.linalg.global_norm(whole))] if whole else []
+        norm = tf.sqrt(tf.add_n([*squares, *shards.values()]))
+    else:
+        norm = tf.linalg.global_norm(flat)
     if clip_norm:
         flat, _ = tf.clip_by_global_norm(flat, clip_norm, use_norm=norm)
     return tf.nest.pack_sequence_as({k: list(v) for k, v in gradients.items()}, flat), norm

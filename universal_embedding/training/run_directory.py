@@ -1,5 +1,6 @@
 """`config.json` of a run directory: the config, the data and the library versions of a run."""
 
+import hashlib
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from universal_embedding.errors import UserError
 from universal_embedding.files import atomic_write, reporting_unreadable
 from universal_embedding.versions import library_versions
 
-CONFIG_FORMAT = 3
+CONFIG_FORMAT = 4
 _LIBRARIES = ("tensorflow", "keras", "keras-hub", "tensorflow-datasets", "numpy")
 
 
@@ -48,8 +49,13 @@ def write_config(workdir: Path, config: ConfigDict, data_summary: Mapping[str, A
         "versions": library_versions(_LIBRARIES),
         "git_commit": _git_commit(),
     }
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2) + "\n")
+    save_config(workdir, content)
+
+
+def save_config(workdir: Path, content: Mapping[str, Any]) -> None:
+    """Writes `config.json` with the checksum of its content."""
+    with atomic_write(workdir / "config.json") as file:
+        file.write(json.dumps({**content, "sha256": _checksum(content)}, indent=2) + "\n")
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
@@ -73,7 +79,17 @@ def read_config(workdir: Path) -> dict[str, Any]:
             f"{path} has format {version}, and this version of universal_embedding reads format "
             f"{CONFIG_FORMAT}; train the run again, or use the version that trained it"
         )
+    # A flipped bit may leave valid JSON. Runs of earlier versions have no checksum.
+    if content.pop("sha256", None) not in (None, _checksum(content)):
+        raise UserError(
+            f"{path} was changed or damaged since it was written; restore it, or remove its sha256 "
+            "if you edited it"
+        )
     return content
+
+
+def _checksum(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,9 @@ import tensorflow as tf
 from ml_collections import ConfigDict
 
 from universal_embedding.errors import UserError
+from universal_embedding.models.backbones import split_spec
 
-GROUPS = ("backbone", "projection", "head")
+GROUPS = ("backbone", "projection", "head", "projector")
 INPUTS = ("images", "features")
 SCHEDULES = ("constant", "cosine", "linear", "step")
 
@@ -39,8 +40,10 @@ class Stage:
     domains: tuple[str, ...]
     augmentation: dict[str, Any]
     dropout: float
+    stochastic_depth: bool
     label_smoothing: float
     learning_rates: dict[str, float]
+    trainable_towers: tuple[int, ...]
     trainable_blocks: int
     layer_decay: float
     schedule: str
@@ -57,14 +60,21 @@ class Stage:
         """The step after the last one."""
         return self.start + self.steps
 
-    def is_trainable(self, group: str, depth_from_top: float) -> bool:
-        """Whether the stage trains the weights of a group at a depth; 0 is the last layer."""
-        frozen = (
-            group == "backbone"
-            and self.trainable_blocks > 0
-            and depth_from_top >= self.trainable_blocks
+    def is_trainable(self, group: str, depth_from_top: float, tower: int | None = None) -> bool:
+        """Whether the stage trains the weights of a group at a depth.
+
+        Args:
+            group: One of `GROUPS`.
+            depth_from_top: Number of depths above the weights, 0 for the last layer.
+            tower: Which of several joined backbones they are of; None: any of them.
+        """
+        is_frozen_tower = bool(self.trainable_towers) and tower not in (
+            None,
+            *self.trainable_towers,
         )
-        return group in self.learning_rates and not frozen
+        is_frozen_block = 0 < self.trainable_blocks <= depth_from_top
+        is_frozen = group == "backbone" and (is_frozen_tower or is_frozen_block)
+        return group in self.learning_rates and not is_frozen
 
 
 def read_stages(run: ConfigDict) -> list[Stage]:
@@ -82,6 +92,9 @@ def read_stages(run: ConfigDict) -> list[Stage]:
     for index, config in enumerate(run.stages):
         _check_stage(config, run, f"config.stages[{index}]")
         learning_rates = {group: config[f"{group}_lr"] for group in GROUPS}
+        if learning_rates["projector"] is None:
+            has_projectors = run.losses.embedding_matching.weight > 0
+            learning_rates["projector"] = config.head_lr if has_projectors else 0.0
         stages.append(
             Stage(
                 name=config.name or f"stage {index + 1}",
@@ -93,8 +106,10 @@ def read_stages(run: ConfigDict) -> list[Stage]:
                 domains=tuple(config.domains),
                 augmentation={**run.augmentation, **config.augmentation},
                 dropout=run.model.dropout if config.dropout is None else config.dropout,
+                stochastic_depth=config.stochastic_depth,
                 label_smoothing=config.label_smoothing,
                 learning_rates={group: rate for group, rate in learning_rates.items() if rate},
+                trainable_towers=tuple(config.trainable_towers),
                 trainable_blocks=config.trainable_blocks,
                 layer_decay=config.layer_decay,
                 schedule=config.schedule,
@@ -111,7 +126,11 @@ def read_stages(run: ConfigDict) -> list[Stage]:
 
 
 def learning_rate_at(
-    stages: Sequence[Stage], group: str, depth_from_top: float, step: tf.Tensor
+    stages: Sequence[Stage],
+    group: str,
+    depth_from_top: float,
+    step: tf.Tensor,
+    tower: int | None = None,
 ) -> tf.Tensor:
     """The learning rate of a group's layer at a step.
 
@@ -120,6 +139,7 @@ def learning_rate_at(
         group: `backbone`, `projection` or `head`.
         depth_from_top: Number of depths of the group above the layer, 0 for the last.
         step: int scalar, counted over the whole run.
+        tower: See `Stage.is_trainable`.
 
     Returns:
         float32 scalar.
@@ -129,7 +149,7 @@ def learning_rate_at(
     rates = []
     for stage in stages:
         peak = 0.0
-        if stage.is_trainable(group, depth_from_top):
+        if stage.is_trainable(group, depth_from_top, tower):
             peak = stage.learning_rates[group] * stage.layer_decay**depth_from_top
         rates.append(peak * _schedule_factor(stage, _steps_done(stage, step)))
     return tf.gather(tf.stack(rates), current)
@@ -182,7 +202,7 @@ def _check_stage(config: ConfigDict, run: ConfigDict, prefix: str) -> None:
         if not valid:
             raise UserError(f"{prefix}.{field} is {config[field]!r}; it must be {requirement}")
 
-    rates = {f"{group}_lr": config[f"{group}_lr"] for group in GROUPS}
+    rates = {f"{group}_lr": config[f"{group}_lr"] or 0.0 for group in GROUPS}
     check(config.steps > 0, "steps", "at least 1")
     check(config.input in INPUTS, "input", f"one of {', '.join(INPUTS)}")
     check(config.schedule in SCHEDULES, "schedule", f"one of {', '.join(SCHEDULES)}")
@@ -191,10 +211,13 @@ def _check_stage(config: ConfigDict, run: ConfigDict, prefix: str) -> None:
     if not any(rates.values()):
         raise UserError(f"{prefix}: {', '.join(rates)} are all 0; set one of them above 0")
     check(config.trainable_blocks >= 0, "trainable_blocks", "at least 0")
+    _check_towers(config, run, check)
     check(0 < config.layer_decay <= 1, "layer_decay", "in (0, 1]")
     check(0 <= config.warmup_steps <= config.steps, "warmup_steps", "from 0 to steps")
     check(config.batch_size >= 0, "batch_size", "at least 0")
     check(config.dropout is None or 0 <= config.dropout < 1, "dropout", "in [0, 1)")
+    reason = "False without a backbone_lr"
+    check(not config.stochastic_depth or config.backbone_lr > 0, "stochastic_depth", reason)
     check(
         config.margin_levels >= 0 and config.margin_levels != 1, "margin_levels", "0, or 2 or more"
     )
@@ -214,6 +237,20 @@ def _check_stage(config: ConfigDict, run: ConfigDict, prefix: str) -> None:
         check(not config.backbone_lr, "backbone_lr", reason)
         reason = "0 where the input is cached features, which have the model's image size"
         check(not config.image_size, "image_size", reason)
+
+
+def _check_towers(
+    config: ConfigDict, run: ConfigDict, check: Callable[[bool, str, str], None]
+) -> None:
+    """Checks the selection of joined backbones."""
+    names, towers = split_spec(run.model.backbone), config.trainable_towers
+    reason = f"of positions in the {len(names)} backbones {names}, from 0"
+    check(set(towers) <= set(range(len(names))), "trainable_towers", reason)
+    reason = "empty where config.model.freeze_batch_norm=False, which trains all backbones"
+    check(not towers or run.model.freeze_batch_norm, "trainable_towers", reason)
+    check(not towers or config.backbone_lr > 0, "trainable_towers", "empty without a backbone_lr")
+    reason = "empty with stochastic_depth, which drops paths of all backbones"
+    check(not (towers and config.stochastic_depth), "trainable_towers", reason)
 
 
 def _check_head(

@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+import tensorflow as tf
+
+from universal_embedding.models.distribution import all_reduce_max, num_hosts_and_id, polled
+
 
 class Interrupted(BaseException):
     """Raised by a signal inside `GracefulShutdown.interruptible`, or to leave the training loop."""
@@ -39,15 +43,28 @@ class GracefulShutdown:
             signal.signal(number, handler)
 
     @contextlib.contextmanager
-    def interruptible(self, enabled: bool = True) -> Iterator[None]:
-        """Raises `Interrupted` on a signal inside it: for long work that changes no state."""
-        self._is_interruptible = enabled
+    def interruptible(self, strategy: tf.distribute.Strategy) -> Iterator[None]:
+        """Raises `Interrupted` on a signal inside it: for long work that changes no state.
+
+        On several hosts, all raise it at the next `poll`, whichever of them was signaled.
+        """
+        if num_hosts_and_id(strategy)[0] > 1:
+            with polled(lambda: self._stop_together(strategy)):
+                yield
+            return
+        self._is_interruptible = True
         try:
-            if enabled and self.signal is not None:
+            if self.signal is not None:
                 raise Interrupted
             yield
         finally:
             self._is_interruptible = False
+
+    def _stop_together(self, strategy: tf.distribute.Strategy) -> None:
+        (number,) = all_reduce_max([self.signal or 0], strategy)
+        if number:
+            self.signal = signal.Signals(int(number))
+            raise Interrupted
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if self.signal is not None:

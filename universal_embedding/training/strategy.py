@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import json
+import logging
 import os
 import socket
 import time
@@ -15,7 +16,9 @@ WAIT_SECONDS = 1200.0  # a machine that replaces a lost one takes minutes to sta
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
 
-def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Strategy:
+def make_strategy(
+    name: str = "one_device", tpu: str = "", allow_unproven_slice: bool = False
+) -> tf.distribute.Strategy:
     """Makes the `tf.distribute` strategy of a run; call it before any other use of TensorFlow.
 
     Float32 then means float32: TensorFlow's default is TF32 on GPUs, and bfloat16 within products
@@ -25,10 +28,11 @@ def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Stra
         name: `one_device`; `mirrored`, all GPUs of this host (or logical CPUs where there is no
             GPU); `multi_worker`, the hosts in the TF_CONFIG variable; `tpu`.
         tpu: `local` on a TPU VM, or the name or address of a TPU.
+        allow_unproven_slice: Whether the TPU may have several hosts, where no step was ever run.
 
     Raises:
-        UserError: there is no such strategy, TF_CONFIG is missing, or a worker or a TPU does not
-            answer.
+        UserError: there is no such strategy, TF_CONFIG is missing, a worker or a TPU does not
+            answer, or the TPU has several hosts.
     """
     tf.config.experimental.enable_tensor_float_32_execution(False)
     if name == "one_device":
@@ -46,8 +50,29 @@ def make_strategy(name: str = "one_device", tpu: str = "") -> tf.distribute.Stra
             raise UserError(
                 f"--tpu={tpu!r} cannot be reached: {reason}; {_tpu_remedy()}"
             ) from error
+        _check_slice(tpu, resolver.get_tpu_system_metadata().num_hosts, allow_unproven_slice)
         return tf.distribute.TPUStrategy(resolver)
     raise UserError(f"--strategy is {name!r}; it must be one of {', '.join(STRATEGIES)}")
+
+
+def _check_slice(tpu: str, num_hosts: int, is_allowed: bool) -> None:
+    """Refuses a TPU of several hosts, or warns of it: their input is tested, their steps are not.
+
+    A wrong sum over hosts would not fail, it would train to another result.
+    """
+    if num_hosts == 1:
+        return
+    unproven = f"--tpu={tpu!r} is a slice of {num_hosts} hosts, on which no step was ever run"
+    if not is_allowed:
+        raise UserError(
+            f"{unproven}; use a TPU of one host, such as v3-8, or add --allow_unproven_slice after "
+            "reading 'TPU slices of several hosts' in docs/design.md"
+        )
+    logging.warning(
+        "%s; before you trust it, compare losses and data_fingerprint of its first steps with "
+        "those on one host",
+        unproven,
+    )
 
 
 def _tpu_remedy() -> str:

@@ -8,9 +8,11 @@ import tensorflow as tf
 from universal_embedding.models.backbones import resize_backbone
 from universal_embedding.private_apis import is_deterministic
 from universal_embedding.training.fingerprint import fingerprint_slice
-from universal_embedding.training.losses import ModelOutputs
+from universal_embedding.training.losses import ModelOutputs, update_states
 from universal_embedding.training.param_groups import clip_by_global_norm, sum_equal_rows
 from universal_embedding.training.schedule import Stage, margin_at
+from universal_embedding.training.sharded_head import sum_over_replicas
+from universal_embedding.training.stochastic_depth import check_drop_paths, drop_paths
 
 if TYPE_CHECKING:
     from universal_embedding.training.experiment import Experiment
@@ -40,8 +42,9 @@ class TrainStep:
         self.param_groups = {
             name: group
             for name, group in experiment.param_groups.items()
-            if stage.is_trainable(group.group, group.depth_from_top)
+            if group.is_trainable(stage)
         }
+        self.sharded_groups = {name for name, g in self.param_groups.items() if g.shard is not None}
         self.counter = experiment.step
         self.ema, self.loss_scale = experiment.ema, experiment.loss_scale
         self.num_domains = len(experiment.records)
@@ -54,6 +57,7 @@ class TrainStep:
         self.trains_batch_norm = self.trains_backbone and not config.model.freeze_batch_norm
         with experiment.strategy.scope():
             self.backbone = resize_backbone(self.model.backbone, stage.image_size)
+        check_drop_paths(self.model.backbone, stage)
         self._features_fn: Callable = self._features
         self._gradients_fn: Callable = self._accumulate_gradients
         self._update_fn: Callable = self._update
@@ -81,9 +85,9 @@ class TrainStep:
             float32 scalar.
         """
         gradients, sums = self._gradients_fn(batch)
-        context = tf.distribute.get_replica_context()
-        gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
-        norm = self._update_fn(gradients, self._updated_groups(batch))
+        gradients, shard_squares = sum_over_replicas(gradients, self.sharded_groups)
+        norm = self._update_fn(gradients, self._updated_groups(batch), shard_squares)
+        update_states([loss for _, loss in self.losses.values()], sums)
         return sums, norm
 
     def _accumulate_gradients(self, batch: Batch) -> tuple[Gradients, tf.Tensor]:
@@ -105,7 +109,7 @@ class TrainStep:
             name: [tf.zeros(v.shape, v.dtype) for v in group.variables]
             for name, group in self.param_groups.items()
         }
-        num_rows = 1 + sum(len(loss.terms) or 1 for _, loss in self.losses.values())
+        num_rows = 1 + sum(loss.num_rows for _, loss in self.losses.values())
         _, gradients, sums = tf.while_loop(
             lambda i, *_: i < self.num_slices,
             add_slice,
@@ -120,14 +124,14 @@ class TrainStep:
         """Gradients of the examples in `batch`, which start at `first` of this replica's."""
         if "image" in batch:
             batch = {**batch, "image": tf.cast(batch["image"], tf.float32)}
-        frozen = None if self.trains_backbone else tf.stop_gradient(self._features_fn(batch))
+        frozen = None if self.trains_backbone else tf.stop_gradient(self._features_fn(batch, first))
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             weights = {
                 name: [variable.value for variable in group.variables]
                 for name, group in self.param_groups.items()
             }
             tape.watch(tf.nest.flatten(weights))
-            features = self._features_fn(batch) if self.trains_backbone else frozen
+            features = self._features_fn(batch, first) if self.trains_backbone else frozen
             features = self._drop(features, first)
             outputs = ModelOutputs(
                 features,
@@ -137,9 +141,11 @@ class TrainStep:
                 self.stage.label_smoothing,
             )
             losses = [loss(batch, outputs) for _, loss in self.losses.values()]
-            loss_weights = [weight for weight, _ in self.losses.values()]
             total = tf.add_n(
-                [w * tf.reduce_sum(loss) for w, loss in zip(loss_weights, losses, strict=True)]
+                [
+                    weight * tf.reduce_sum(loss.trained(values))
+                    for (weight, loss), values in zip(self.losses.values(), losses, strict=True)
+                ]
             )
             total /= self.global_batch_size
             if self.loss_scale:
@@ -147,23 +153,33 @@ class TrainStep:
         gradients = tape.gradient(total, weights, unconnected_gradients="zero")
         return gradients, self._sum_by_domain(losses, batch["domain"])
 
-    def _features(self, batch: Batch) -> tf.Tensor:
+    def _features(self, batch: Batch, first: int | tf.Tensor) -> tf.Tensor:
         if self.stage.input == "features":
-            return batch["features"]
-        return self.backbone(batch["image"], training=self.trains_batch_norm)
+            return self.model.standardize(batch["features"])
+
+        def noise(seed: tf.Tensor) -> tf.Tensor:
+            return self._noise(1, seed, first, batch["image"].shape[0])[:, 0]
+
+        with drop_paths(self.stage, self.seed, self.counter.value(), noise):
+            features = self.backbone(batch["image"], training=self.trains_batch_norm)
+        return self.model.standardize(features)
 
     def _drop(self, features: tf.Tensor, first: int | tf.Tensor) -> tf.Tensor:
         """Dropout whose mask is a function of the seed, the step and the place in the batch."""
         if not self.dropout:
             return features
-        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
         size, width = features.shape
         seed = tf.stack([tf.constant(self.seed, tf.int64), self.counter.value()])
-        noise = tf.random.stateless_uniform([self.global_batch_size, width], seed, alg="philox")
-        first += replica * (self.global_batch_size // self.num_replicas)
-        noise = tf.slice(noise, [first, 0], [size, width])
+        noise = self._noise(width, seed, first, size)
         keep = tf.cast(noise >= self.dropout, features.dtype)
         return features * keep / (1.0 - self.dropout)
+
+    def _noise(self, width: int, seed: tf.Tensor, first: int | tf.Tensor, size: int) -> tf.Tensor:
+        """`[size, width]` in [0, 1): the rows of the replica's examples from `first` on."""
+        noise = tf.random.stateless_uniform([self.global_batch_size, width], seed, alg="philox")
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        first += replica * (self.global_batch_size // self.num_replicas)
+        return tf.slice(noise, [first, 0], [size, width])
 
     def _sum_by_domain(self, losses: list[tf.Tensor], domains: tf.Tensor) -> tf.Tensor:
         size = tf.size(domains)
@@ -189,7 +205,12 @@ class TrainStep:
             lambda count: count > 0, context.all_reduce(tf.distribute.ReduceOp.SUM, updated)
         )
 
-    def _update(self, gradients: Gradients, updated: dict[str, tf.Tensor]) -> tf.Tensor:
+    def _update(
+        self,
+        gradients: Gradients,
+        updated: dict[str, tf.Tensor],
+        shard_squares: dict[str, tf.Tensor],
+    ) -> tf.Tensor:
         """Updates this replica from gradients summed over all; returns their global norm."""
         gradients = {
             name: list(map(sum_equal_rows, gradients[name], group.variables))
@@ -197,7 +218,8 @@ class TrainStep:
         }
         if self.loss_scale:
             gradients = self.loss_scale.unscale(gradients)
-        gradients, norm = clip_by_global_norm(gradients, self.clip_norm)
+            shard_squares = self.loss_scale.unscale(self.loss_scale.unscale(shard_squares))
+        gradients, norm = clip_by_global_norm(gradients, self.clip_norm, shard_squares)
         finite = [self.loss_scale.update(norm)] if self.loss_scale else []
         for name, group in self.param_groups.items():
             conditions = finite + ([updated[name]] if name in updated else [])

@@ -22,6 +22,7 @@ from universal_embedding.models.distribution import (
 from universal_embedding.training.checkpoints import Checkpoints, hash_state
 from universal_embedding.training.data import stage_batches, stage_examples
 from universal_embedding.training.experiment import Experiment
+from universal_embedding.training.feature_statistics import fit_standardization
 from universal_embedding.training.hardware import describe_hardware
 from universal_embedding.training.hooks import Hook, StepResults, TrainerContext
 from universal_embedding.training.host_log import RUN_LOGGER, HostLog
@@ -136,6 +137,7 @@ def _restore(experiment: Experiment) -> TrainerContext:
         return checkpoints, restore_or_initialize(experiment, checkpoints)
 
     checkpoints, started_from = run_on_hosts(open_run, experiment.strategy, chief_first=True)
+    fit_standardization(experiment, is_chief)
     if not is_single_host:
         assert_same_on_hosts(
             f"step {int(experiment.step.numpy())}, state {hash_state(state)[:16]}",
@@ -157,7 +159,6 @@ def _restore(experiment: Experiment) -> TrainerContext:
         shutdown=GracefulShutdown(),
         started_from=started_from,
         is_chief=is_chief,
-        is_single_host=is_single_host,
     )
 
 
@@ -168,7 +169,7 @@ def _start_stage(context: TrainerContext, stage: Stage) -> None:
     weights = experiment.domain_weights(stage)
     log(f"{stage.name}: domain weights: {', '.join(f'{d} {w:.3g}' for d, w in weights.items())}")
     log(f"{stage.name}: steps {stage.start} to {stage.end} on {stage.input}")
-    with context.shutdown.interruptible(context.is_single_host):  # it may compute features
+    with context.shutdown.interruptible(experiment.strategy):  # it may compute features
         context.batches = stage_batches(experiment, stage, context.step, context.is_chief)
     if context.step == stage.start and experiment.ema is not None:
         experiment.ema.reset()

@@ -1,15 +1,18 @@
 """Margin softmax with label smoothing and mixed images, against a loop over its formula."""
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.loss_batches import unit_rows
+from tests.helpers.loss_batches import on_replicas, unit_rows
 from universal_embedding.models.heads import MarginHead
 from universal_embedding.training.losses import ModelOutputs
 from universal_embedding.training.strategy import mirrored
+
+SLOW = pytest.mark.slow
 
 
 @pytest.fixture
@@ -45,8 +48,6 @@ def naive_loss(embedding, classes, target, scale, margin, margin_type, smoothing
 
 def values_on_replicas(experiment, batch, **outputs):
     """The loss of each image, computed on all replicas of the experiment's strategy."""
-    strategy, _ = experiment.strategy, experiment.losses["classification"]
-    count = strategy.num_replicas_in_sync
 
     def compute(part):
         embedding = experiment.model.embed_features(part["features"])
@@ -54,19 +55,18 @@ def values_on_replicas(experiment, batch, **outputs):
         arguments = ModelOutputs(part["features"], embedding, step, tf.constant(1.0), **outputs)
         return experiment.losses["classification"][1](part, arguments)
 
-    def part(context):
-        replica = context.replica_id_in_sync_group
-        return {k: tf.constant(np.split(v, count)[replica]) for k, v in batch.items()}
-
-    parts = strategy.experimental_distribute_values_from_function(part)
-    results = strategy.experimental_local_results(strategy.run(tf.function(compute), args=(parts,)))
-    return np.concatenate([result.numpy() for result in results])
+    return on_replicas(compute, batch, experiment.strategy)
 
 
-@pytest.mark.parametrize("num_replicas", [1, 2])
-@pytest.mark.parametrize("per_domain", [False, True])
-@pytest.mark.parametrize("joint", [True, False])
-@pytest.mark.parametrize("margin_type", ["arcface", "cosface"])
+FACTORS = ((1, 2), (False, True), (True, False), ("arcface", "cosface"))
+# Half of the grid is fast: every value of a factor with every value of each other factor.
+GRID = [
+    case if sum(map(tuple.index, FACTORS, case)) % 2 == 0 else pytest.param(*case, marks=SLOW)
+    for case in itertools.product(*FACTORS)
+]
+
+
+@pytest.mark.parametrize(("num_replicas", "per_domain", "joint", "margin_type"), GRID)
 def test_loss_equals_a_loop(
     make_experiment, config, batch, num_replicas, per_domain, joint, margin_type
 ):

@@ -8,9 +8,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers import naive_losses
 from tests.helpers.loss_batches import (
-    compared_images,
-    distance,
     loss_gradient,
     loss_values,
     make_loss,
@@ -29,20 +28,6 @@ BATCHES = st.builds(
 NAMES = ["distance_distribution", "distance", "rkd_distance"]
 
 
-def naive_distance_distribution(
-    batch, i, is_universal, teacher_temperature, student_temperature, mask_other_domains=False
-):
-    def probabilities(rows, temperature, images):
-        values = {j: math.exp(-(distance(rows, i, j) ** 2) / temperature) for j in images}
-        return {j: value / sum(values.values()) for j, value in values.items()}
-
-    teacher_images = compared_images(batch, i, is_universal)
-    student_images = compared_images(batch, i, mask_other_domains or is_universal)
-    p = probabilities(batch["teacher"], teacher_temperature, teacher_images)
-    q = probabilities(batch["student"], student_temperature, student_images)
-    return sum(p[j] * math.log(p[j] / q[j]) for j in teacher_images)
-
-
 @given(BATCHES, st.booleans(), st.sampled_from([(0.1, 0.1), (0.5, 0.2)]))
 def test_distance_distribution_equals_naive_kl_divergence(batch, is_universal, temperatures):
     names = ("teacher_temperature", "student_temperature")
@@ -50,7 +35,8 @@ def test_distance_distribution_equals_naive_kl_divergence(batch, is_universal, t
     loss = make_loss("distance_distribution", is_universal, **options)
     size = len(batch["domain"])
     expected = [
-        naive_distance_distribution(batch, i, is_universal, *temperatures) for i in range(size)
+        naive_losses.distance_distribution(batch, i, is_universal, *temperatures)
+        for i in range(size)
     ]
     np.testing.assert_allclose(loss_values(loss, batch), expected, rtol=1e-4, atol=1e-5)
 
@@ -59,7 +45,7 @@ def test_distance_distribution_with_mask_other_domains_covers_whole_batch():
     batch = random_batch(8)
     loss = make_loss("distance_distribution", mask_other_domains=True)
     expected = [
-        naive_distance_distribution(batch, i, False, 0.1, 0.1, mask_other_domains=True)
+        naive_losses.distance_distribution(batch, i, False, 0.1, 0.1, mask_other_domains=True)
         for i in range(12)
     ]
     np.testing.assert_allclose(loss_values(loss, batch), expected, rtol=1e-4, atol=1e-5)
@@ -80,14 +66,8 @@ def test_distance_distribution_of_three_images_equals_closed_form():
 
 @given(BATCHES, st.booleans())
 def test_distance_equals_mean_squared_difference(batch, is_universal):
-    expected = []
-    for i in range(len(batch["domain"])):
-        images = compared_images(batch, i, is_universal)
-        errors = [
-            (distance(batch["teacher"], i, j) - distance(batch["student"], i, j)) ** 2
-            for j in images
-        ]
-        expected.append(np.mean(errors) if images else 0.0)
+    anchors = range(len(batch["domain"]))
+    expected = [naive_losses.mean_squared_difference(batch, i, is_universal) for i in anchors]
     values = loss_values(make_loss("distance", is_universal), batch)
     np.testing.assert_allclose(values, expected, rtol=1e-4, atol=1e-6)
 
@@ -96,25 +76,8 @@ def test_distance_equals_mean_squared_difference(batch, is_universal):
 def test_rkd_distance_equals_naive_huber_of_relative_distances(batch, is_universal):
     outliers = batch["student"][:4] * 0.01 + [1, 0, 0, 0, 0]
     batch["student"][:4] = unit_rows(outliers)
-    size = len(batch["domain"])
-    pairs = [(i, j) for i in range(size) for j in compared_images(batch, i, is_universal)]
-
-    def mean_distance(rows, i):
-        group = [
-            distance(rows, a, b)
-            for a, b in pairs
-            if is_universal or batch["domain"][a] == batch["domain"][i]
-        ]
-        return np.mean(group)
-
-    expected = []
-    for i in range(size):
-        values = []
-        for j in compared_images(batch, i, is_universal):
-            both = [batch["teacher"], batch["student"]]
-            a, b = (distance(rows, i, j) / mean_distance(rows, i) for rows in both)
-            values.append(0.5 * (a - b) ** 2 if abs(a - b) < 1 else abs(a - b) - 0.5)
-        expected.append(np.mean(values) if values else 0.0)
+    anchors = range(len(batch["domain"]))
+    expected = [naive_losses.rkd_distance(batch, i, is_universal) for i in anchors]
     values = loss_values(make_loss("rkd_distance", is_universal), batch)
     # float32 cosines resolve the distance of close images to a few thousandths of it
     np.testing.assert_allclose(values, expected, rtol=2e-2, atol=2e-3)

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 from ml_collections import ConfigDict
 
-from tests.helpers.loss_batches import ArrayTeachers, random_batch
+from tests.helpers.loss_batches import ArrayTeacher, random_batch
 from universal_embedding.errors import UserError
 from universal_embedding.training.config import base_config
 from universal_embedding.training.losses import (
@@ -25,7 +25,7 @@ class ConstantLoss(Loss):
 
 
 def context_of(config):
-    return LossContext(config, None, {}, ArrayTeachers())
+    return LossContext(config, None, {}, [ArrayTeacher()])
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.helpers.loss_batches import model_outputs, unit_rows
+from tests.helpers.loss_batches import model_outputs, on_replicas, unit_rows
 from universal_embedding.errors import UserError
 from universal_embedding.training.config import stage
 from universal_embedding.training.hooks import default_hooks
@@ -39,6 +39,7 @@ def batch():
 
 
 def udon_terms(experiment, batch):
+    """The four terms of a batch, or of a replica's slice of it."""
     _, loss = experiment.losses["udon"]
     embedding = experiment.model.embed_features(batch["features"])
     return loss(batch, model_outputs(embedding, batch["features"]))
@@ -80,19 +81,26 @@ def naive_terms(experiment, batch, scale, temperature):
     return np.array(rows).T
 
 
-@pytest.mark.parametrize(("temperature", "has_bias"), [(0.1, False), (0.7, True)])
-def test_terms_equal_naive_loop(make_experiment, config, batch, temperature, has_bias):
+@pytest.mark.parametrize(
+    ("temperature", "has_bias", "num_replicas", "per_domain"),
+    [(0.1, False, 1, False), (0.7, True, 2, False), (0.1, True, 1, True), (0.7, False, 2, True)],
+)
+def test_terms_equal_naive_loop(
+    make_experiment, config, batch, temperature, has_bias, num_replicas, per_domain
+):
+    if per_domain:
+        batch["domain"] = tf.ones_like(batch["domain"])
     config.model.projection_bias = has_bias
     config.losses.udon.class_temperature = temperature
     config.losses.udon.term_weights = (1.0, 2.0, 3.0, 4.0)
-    experiment = make_experiment()
+    experiment = make_experiment(strategy=mirrored(2) if num_replicas == 2 else None)
     if has_bias:
         rng = np.random.default_rng(1)
         for dense in (experiment.model.projection, *experiment.losses["udon"][1].projections):
             dense.bias.assign(rng.normal(size=dense.bias.shape))
     expected = naive_terms(experiment, batch, config.head.scale, temperature)
     weights = np.array([[0.1], [0.2], [0.3], [0.4]])
-    terms = udon_terms(experiment, batch)
+    terms = on_replicas(lambda part: udon_terms(experiment, part), batch, experiment.strategy)
     np.testing.assert_allclose(terms, expected * weights, rtol=1e-4, atol=1e-5)
     names = loss_names(experiment.losses)
     assert names[0] == "udon_teacher" and len(names) == 4
@@ -206,7 +214,7 @@ def test_distillation_terms_are_zero_when_student_equals_teachers(make_experimen
     np.testing.assert_allclose(tape.gradient(distilled, kernel), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("batching", ["mixed", "per_domain"])
+@pytest.mark.parametrize("batching", ["mixed", pytest.param("per_domain", marks=pytest.mark.slow)])
 def test_training_is_independent_of_number_of_replicas(make_experiment, config, batching):
     config.data.batching = batching
     config.model.projection_bias = batching == "mixed"

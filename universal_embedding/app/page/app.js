@@ -85,12 +85,15 @@ function card(match) {
     node.append(...inside);
     return node;
   };
-  const file = match.category ? match.name.slice(match.category.length + 1) : match.name;
+  const folder = `${match.category}/`;
+  const file = match.name.startsWith(folder) ? match.name.slice(folder.length) : match.name;
   const words = make("span", { className: "words" }, make("b", { textContent: match.category || file }));
   if (match.distance !== undefined)
     words.append(make("data", { value: match.distance, textContent: match.distance.toFixed(3), title: "metric" }));
   words.append(make("small", { textContent: match.category ? file : "\u00a0", title: match.name }));
-  const image = make("img", { src: `${match.url.slice(1)}?size=thumbnail`, alt: "", loading: "lazy" });
+  const image = match.url
+    ? make("img", { src: `${match.url.slice(1)}?size=thumbnail`, alt: "", loading: "lazy" })
+    : make("span", { className: "no-image" });
   const button = make("button", { type: "button", title: `Search from ${match.name}` }, image, words);
   button.dataset.image = match.image;
   button.addEventListener("click", () => startSearch({ image: match.image }));
@@ -161,8 +164,8 @@ try {
   about = await fetchJson("api/index");
   document.title = `${about.name} – image search`;
   const names = Object.keys(about.categories);
-  const counted = names.length === 1 ? "1 category" : `${names.length} categories`;
-  $("about").textContent = `${about.num_images.toLocaleString("en")} images in ${counted} of “${about.name}”`;
+  const counted = names.length === 1 ? " in 1 category" : names.length ? ` in ${names.length} categories` : "";
+  $("about").textContent = `${about.num_images.toLocaleString("en")} images${counted} of “${about.name}”`;
   for (const name of names)
     $("category").append(new Option(`${name || "(none)"} (${about.categories[name]})`, `=${name}`)); // "" is all, "=" is none
   if (about.max_distance !== null) $("max").value = about.max_distance;

@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from universal_embedding.models.backbones.depths import block_names
+from universal_embedding.models.backbones.drop_path import patch_drop_paths
 from universal_embedding.models.backbones.keras_workarounds import patch_weight_saving
 from universal_embedding.models.backbones.layers import Normalize
 from universal_embedding.private_apis import flatten_layers, has_value, share_value, without_values
@@ -41,11 +42,13 @@ def from_json(text: str, remat: bool = False) -> keras.Model:
     """
     backbone = keras.saving.deserialize_keras_object(json.loads(text))
     patch_weight_saving(backbone)
+    patch_drop_paths(backbone)
     if remat:
         _rematerialize(backbone)
     return backbone
 
 
+@functools.singledispatch
 def rebuild(
     backbone: keras.Model,
     image_size: int | None = None,
@@ -79,6 +82,7 @@ def rebuild(
     return copy
 
 
+@functools.singledispatch
 def resize_backbone(backbone: keras.Model, image_size: int) -> Callable[..., tf.Tensor]:
     """Returns a function for another image size that computes with the weights of `backbone`.
 
@@ -102,6 +106,7 @@ def resize_backbone(backbone: keras.Model, image_size: int) -> Callable[..., tf.
     antialias = _uses_antialiasing(text)
     with without_values():
         resized = keras.saving.deserialize_keras_object(json.loads(text))
+    patch_drop_paths(resized)
     if getattr(backbone, "is_rematerialized", False):
         _rematerialize(resized)
     _check_same_weights(backbone, resized, image_size)
@@ -191,7 +196,7 @@ def resize_position_embedding(
         )
     rows = tf.reshape(table, [-1, old_tokens, dim])
     grid = tf.reshape(tf.cast(rows[:, prefix:], tf.float32), [-1, side, side, dim])
-    matrix = tf.constant(_interpolation_matrix(side, new_side, antialias))
+    matrix = tf.constant(interpolation_matrix(side, new_side, antialias))
     grid = tf.einsum("im,jn,bmnd->bijd", matrix, matrix, grid)
     grid = tf.cast(tf.reshape(grid, [-1, new_side * new_side, dim]), rows.dtype)
     resized = tf.concat([rows[:, :prefix], grid], axis=1)
@@ -199,11 +204,13 @@ def resize_position_embedding(
 
 
 @functools.cache
-def _interpolation_matrix(side: int, new_side: int, antialias: bool) -> np.ndarray:
-    """`[new_side, side]` float32: bicubic interpolation of a line is linear in its values."""
+def interpolation_matrix(
+    side: int, new_side: int, antialias: bool, method: str = "bicubic"
+) -> np.ndarray:
+    """`[new_side, side]` float32: the interpolation of a line is linear in its values."""
     with tf.init_scope(), tf.device("CPU"):
         lines = tf.reshape(tf.eye(side), [1, side, 1, side])
-        lines = tf.image.resize(lines, [new_side, 1], method="bicubic", antialias=antialias)
+        lines = tf.image.resize(lines, [new_side, 1], method, antialias=antialias)
         return lines.numpy().reshape(new_side, side)
 
 

@@ -12,6 +12,7 @@ from universal_embedding.errors import UserError
 from universal_embedding.files import fetch, is_remote
 from universal_embedding.models.backbones.applications import list_applications, load_application
 from universal_embedding.models.backbones.architecture import has_position_tables, rebuild
+from universal_embedding.models.backbones.fusion import FusedBackbone, split_size, split_spec
 from universal_embedding.models.backbones.layers import pool
 from universal_embedding.models.backbones.presets import list_presets, load_preset
 
@@ -48,7 +49,9 @@ def load_backbone(
             a Keras file (`*.keras`, `*.h5`) of any model from images to features;
             a model of `keras.applications` (`EfficientNetV2B0`);
             a preset of KerasHub by name (`siglip2_base_patch16_224`), handle (`hf://...`,
-            `kaggle://...`) or directory written by `save_to_preset` (`./my_clip`).
+            `kaggle://...`) or directory written by `save_to_preset` (`./my_clip`);
+            several of these, `a.keras+b.keras@288`, whose features are joined: a `FusedBackbone`.
+            Each resizes the images to the size it was made for, or to the size after its @.
             For vision-language presets only the vision tower is used. Files may be on gs://.
         image_size: S, the side of the images in pixels. Position embeddings learned for another
             size are interpolated.
@@ -72,23 +75,21 @@ def load_backbone(
         UserError: `spec` cannot be found or downloaded, is not an image model, or does not support
             the other arguments.
     """
-    with tf.device("CPU:0"):
-        native = _load_native(spec, image_size, pooling, pretrained)
-    scope = strategy.scope() if strategy else contextlib.nullcontext()
-    size = image_size
-    try:
-        if keep_positions and has_position_tables(native, image_size):
-            size = native.input_shape[1]
-        with scope:
-            backbone = rebuild(native, size, dtype or keras.config.dtype_policy(), remat)
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"backbone {spec!r}, made for images of {native.input_shape[1]} pixels, cannot be "
-            f"rebuilt for image size {image_size}: {error}; choose another image size or backbone"
-        ) from error
-    del native
-    gc.collect()  # a text tower is held by reference cycles
-    return backbone
+    specs = split_spec(spec)
+    is_fused = len(specs) > 1
+    towers, sizes = [], []
+    for tower_spec in specs:
+        name, size = split_size(tower_spec) if is_fused else (tower_spec, image_size)
+        with tf.device("CPU:0"):
+            native = _load_native(name, size or image_size, pooling, pretrained)
+        sizes.append(size or native.input_shape[1])
+        policy = dtype or keras.config.dtype_policy()
+        towers.append(
+            _fit_backbone(native, name, sizes[-1], policy, remat, keep_positions, strategy)
+        )
+        del native
+        gc.collect()  # a text tower is held by reference cycles
+    return FusedBackbone(towers, sizes, image_size) if is_fused else towers[0]
 
 
 def is_hub_handle(spec: str) -> bool:
@@ -130,6 +131,29 @@ def load_keras_file(path: Path, image_size: int, pooling: str | None) -> keras.M
     if len(gives) != 2 or pooling:
         features = pool(features, pooling, 0, str(path))
     return keras.Model(images, features, name="backbone")
+
+
+def _fit_backbone(
+    native: keras.Model,
+    spec: str,
+    image_size: int,
+    dtype: str | keras.DTypePolicy,
+    remat: bool,
+    keep_positions: bool,
+    strategy: tf.distribute.Strategy | None,
+) -> keras.Model:
+    """Rebuilds `native` for another image size; see `load_backbone`."""
+    size = image_size
+    try:
+        if keep_positions and has_position_tables(native, image_size):
+            size = native.input_shape[1]
+        with strategy.scope() if strategy else contextlib.nullcontext():
+            return rebuild(native, size, dtype, remat)
+    except (ValueError, TypeError) as error:
+        raise UserError(
+            f"backbone {spec!r}, made for images of {native.input_shape[1]} pixels, cannot be "
+            f"rebuilt for image size {image_size}: {error}; choose another image size or backbone"
+        ) from error
 
 
 def _load_native(spec: str, image_size: int, pooling: str | None, pretrained: bool) -> keras.Model:

@@ -10,10 +10,11 @@ from universal_embedding.errors import UserError
 from universal_embedding.models.heads.chunked import chunked_softmax_terms
 from universal_embedding.models.heads.sampled import gather_class_weights, sample_classes
 from universal_embedding.models.heads.sharding import (
+    ShardedVariable,
     all_gather,
+    gather_batch,
     local_classes,
     local_slice,
-    make_sharded,
     merge_shards,
     shard_size,
 )
@@ -26,8 +27,9 @@ from universal_embedding.models.heads.softmax import (
 )
 
 SOFTMAX_IMPLS = ("auto", "full", "chunked")
-MAX_FULL_LOGITS = 4_000_000  # batch x classes up to which the full matrix is faster than chunks
+MAX_FULL_LOGITS = 500_000  # batch x classes up to which the full matrix is about as fast as chunks
 CHUNK_LOGITS = 2**20  # batch x classes of a chunk: 4 MB, fast and still small
+MAX_CHUNK_SIZE = 2**14  # classes of a chunk: longer sums in float32 lose digits
 
 
 class MarginHead(keras.layers.Layer):
@@ -53,8 +55,8 @@ class MarginHead(keras.layers.Layer):
         chunk_size: Classes per chunk; None chooses it so that a chunk has `CHUNK_LOGITS` logits.
         num_sampled_classes: Classes sampled at each step besides the batch's own, for a softmax
             over more classes than that; None uses all classes. See `sampled`.
-        sharded: Shards each variable's classes over the replicas of the strategy in whose scope
-            the head is created. See `sharding`.
+        num_shards: Number of replicas over which each variable's classes are sharded: that of the
+            strategy in whose scope the head is created, or 1. See `sharding`.
         initializer: Weight initializer. Only the direction of a row matters, but its length sets
             how far a step rotates it; by default rows have length 1 on average, whatever D and C.
 
@@ -78,7 +80,7 @@ class MarginHead(keras.layers.Layer):
         softmax_impl: str = "auto",
         chunk_size: int | None = None,
         num_sampled_classes: int | None = None,
-        sharded: bool = False,
+        num_shards: int = 1,
         initializer: keras.initializers.Initializer | None = None,
         name: str = "head",
     ) -> None:
@@ -93,11 +95,12 @@ class MarginHead(keras.layers.Layer):
         self.softmax_impl = softmax_impl
         self.chunk_size = chunk_size
         self.num_sampled_classes = num_sampled_classes
-        self.num_shards = tf.distribute.get_strategy().num_replicas_in_sync if sharded else 1
-        if sharded and num_sampled_classes:
+        self.num_shards = num_shards
+        if num_shards > 1 and num_sampled_classes:
             raise UserError(
-                f"MarginHead got sharded=True and num_sampled_classes={num_sampled_classes}: every "
-                "shard would sample so many, whatever their number; choose one of the two"
+                f"MarginHead got num_shards={num_shards} and num_sampled_classes="
+                f"{num_sampled_classes}: every shard would sample so many, whatever their number; "
+                "choose one of the two"
             )
         counts = list(self.num_classes_by_domain.values())
         self._offsets = np.cumsum([0, *counts[:-1]], dtype=np.int32)
@@ -114,13 +117,15 @@ class MarginHead(keras.layers.Layer):
         initializer = initializer or keras.initializers.RandomNormal(stddev=dim**-0.5)
         self.class_weights = []
         for group, num_classes in self._groups.items():
-            shape, group_initializer = (num_classes * num_subcenters, dim), initializer.clone()
+            num_rows, group_initializer = num_classes * num_subcenters, initializer.clone()
             name = f"classes_{group}"
-            if self.num_shards > 1:
-                size = shard_size(num_classes, self.num_shards) * num_subcenters
-                weights = make_sharded(np.asarray(group_initializer(shape)), size, name)
+            if num_shards > 1:
+                size = shard_size(num_classes, num_shards) * num_subcenters
+                weights = ShardedVariable(group_initializer, num_rows, size, dim, name)
             else:
-                weights = self.add_weight(shape=shape, initializer=group_initializer, name=name)
+                weights = self.add_weight(
+                    shape=(num_rows, dim), initializer=group_initializer, name=name
+                )
             self.class_weights.append(weights)
         self.built = True
 
@@ -138,14 +143,15 @@ class MarginHead(keras.layers.Layer):
         """Computes the loss of each image.
 
         Args:
-            embeddings: `[B, D]` of any float dtype and any length.
+            embeddings: `[B, D]` of any float dtype and any length, or a prefix `[B, d]` of them,
+                which is compared with the first d columns of the class weights.
             labels: `[B]` int32, the class within its domain.
             domains: `[B]` int32, positions in `num_classes_by_domain`.
             scale: Replaces the head's own scale, where a schedule changes it.
             margin_scale: Factor of the margins, where a schedule changes them.
             margin_shift: Added to them then.
             label_smoothing: Share of the target that is spread evenly over all classes (arXiv
-                1512.00567); not with sub-centers, sampled or sharded classes.
+                1512.00567); not with sub-centers or sampled classes.
             seed: `[2]` int32 seed of the sampled classes, a new one at each step; only with
                 `num_sampled_classes`.
 
@@ -165,21 +171,26 @@ class MarginHead(keras.layers.Layer):
         labels, domains = tf.cast(labels, tf.int32), tf.cast(domains, tf.int32)
         ids = tf.gather(self._offsets, domains) + labels
         labels = ids if self.joint else labels
+        local_batch, local_queries, local_domains = ids.shape[0] or tf.size(ids), queries, domains
         if self.num_shards > 1:
-            queries, labels, domains = map(all_gather, (queries, labels, domains))
+            queries, labels, domains = (
+                gather_batch(values, self.num_shards) for values in (queries, labels, domains)
+            )
         batch = (labels, domains)
         if self.num_sampled_classes:
             batch = tuple(map(all_gather, batch))
         target_logit, rest_logsumexp = self._softmax_terms(queries, labels, domains, batch, seed)
         if self.num_shards > 1:
-            target_logit, rest_logsumexp = merge_shards(target_logit, rest_logsumexp, tf.size(ids))
+            target_logit, rest_logsumexp = merge_shards(
+                target_logit, rest_logsumexp, self.num_shards, local_batch
+            )
         margin = self._margins if np.ndim(self._margins) == 0 else tf.gather(self._margins, ids)
         margin = margin * margin_scale + margin_shift
         logit = scale * apply_margin(target_logit / scale, margin, self.margin_type)
         loss = tf.math.softplus(rest_logsumexp - logit)
         if not label_smoothing:
             return loss
-        sums, counts = self._logit_sums(queries, domains)
+        sums, counts = self._logit_sums(local_queries, local_domains, domains)
         return loss + label_smoothing * (logit - (sums - target_logit + logit) / counts)
 
     def updated_groups(self, domains: tf.Tensor) -> tf.Tensor:
@@ -189,24 +200,36 @@ class MarginHead(keras.layers.Layer):
         groups = tf.range(len(self.class_weights))[:, None]
         return tf.reduce_any(groups == tf.cast(domains, tf.int32)[None], axis=1)
 
-    def _logit_sums(self, queries: tf.Tensor, domains: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """`[B]` each: sum of an image's logits without margin, and number of its classes."""
-        if self.num_subcenters > 1 or self.num_sampled_classes or self.num_shards > 1:
+    def _logit_sums(
+        self, queries: tf.Tensor, domains: tf.Tensor, batch_domains: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """`[b]` each: sum of an image's logits without margin, and number of its classes.
+
+        `batch_domains` are those of all replicas where their shards have to be summed.
+        """
+        if self.num_subcenters > 1 or self.num_sampled_classes:
             raise UserError(
-                "MarginHead has no label smoothing with sub-centers, sampled or sharded classes, "
-                "which needs the logits of all classes: set label_smoothing to 0"
+                "MarginHead has no label smoothing with sub-centers or sampled classes, which "
+                "needs the logits of all classes: set label_smoothing to 0"
             )
         sizes = tf.constant(list(self._groups.values()), tf.float32)
-        groups = tf.zeros_like(domains) if self.joint else domains
+        groups, batch_groups = (
+            tf.zeros_like(d) if self.joint else d for d in (domains, batch_domains)
+        )
         rows = []
         for group, weights in enumerate(self.class_weights):
 
             def sum_rows(weights: keras.Variable = weights) -> tf.Tensor:
-                return tf.reduce_sum(l2_normalize(tf.convert_to_tensor(weights)), axis=0)
+                rows = _first_columns(tf.convert_to_tensor(weights), queries)
+                return tf.reduce_sum(l2_normalize(rows), axis=0)
 
             zeros = tf.zeros(queries.shape[1])
-            rows.append(tf.cond(tf.reduce_any(groups == group), sum_rows, lambda z=zeros: z))
-        sums = tf.reduce_sum(queries * tf.gather(tf.stack(rows), groups), axis=1)
+            rows.append(tf.cond(tf.reduce_any(batch_groups == group), sum_rows, lambda z=zeros: z))
+        sums = tf.stack(rows)
+        if self.num_shards > 1:
+            context = tf.distribute.get_replica_context()
+            sums = context.all_reduce(tf.distribute.ReduceOp.SUM, sums)
+        sums = tf.reduce_sum(queries * tf.gather(sums, groups), axis=1)
         return sums, tf.gather(sizes, groups)
 
     @property
@@ -266,14 +289,21 @@ class MarginHead(keras.layers.Layer):
             labels = local_slice(positions, labels.shape[0] or tf.size(labels))
             weights = gather_class_weights(weights, ids, self.num_subcenters)
             num_classes = ids.shape[0]
+        weights = _first_columns(weights, queries)
         batch = queries.shape[0] or 128
         is_small = batch * num_classes <= MAX_FULL_LOGITS
         if self.softmax_impl == "full" or (self.softmax_impl == "auto" and is_small):
             return softmax_terms(queries, weights, labels, self.num_subcenters, bias)
-        chunk_size = self.chunk_size or max(256, CHUNK_LOGITS // batch)
+        chunk_size = self.chunk_size or min(max(256, CHUNK_LOGITS // batch), MAX_CHUNK_SIZE)
         return chunked_softmax_terms(
             queries, weights, labels, self.num_subcenters, bias, chunk_size
         )
+
+
+def _first_columns(weights: tf.Tensor, queries: tf.Tensor) -> tf.Tensor:
+    """As many columns of the class weights as the embeddings have."""
+    dim = queries.shape[1]
+    return weights if weights.shape[1] == dim else weights[:, :dim]
 
 
 def _require(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -12,7 +12,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from universal_embedding.models.distribution import concatenate_hosts, num_hosts_and_id
 from universal_embedding.models.heads.softmax import NEG_INF, SoftmaxTerms
+from universal_embedding.private_apis import has_value
 
 
 def shard_size(num_classes: int, num_shards: int) -> int:
@@ -20,34 +22,104 @@ def shard_size(num_classes: int, num_shards: int) -> int:
     return -(-num_classes // num_shards)
 
 
-def make_sharded(values: np.ndarray, size: int, name: str) -> keras.Variable:
-    """Creates a variable `[size, D]` of which each replica holds its rows of `values [rows, D]`."""
-    variable = keras.Variable(
-        np.zeros((size, values.shape[1]), np.float32),
-        synchronization="on_read",
-        aggregation="none",
-        name=name,
-    )
-    write_shards(variable, values)
-    return variable
+class ShardedVariable(keras.Variable):
+    """A variable `[rows, D]` of which each replica holds `shard_rows` consecutive rows.
 
+    TensorFlow's variables that are synchronized when they are read, without an aggregation, are
+    independent on each replica under every strategy; reading one outside of replicas is an error.
+    Rows past the end are zero, get no gradient, and stay zero.
 
-def read_shards(variable: keras.Variable, rows: int) -> np.ndarray:
-    """Concatenates the shards of all replicas to `[rows, D]`, for saving; cross-replica only.
+    Args:
+        initializer: Makes the initial `[rows, D]`, on the host.
+        num_rows: Rows of all replicas together.
+        shard_rows: Rows of a replica.
+        dim: D.
+        name: Name of the variable.
 
-    Works on optimizer slots as well.
+    Attributes:
+        num_rows: As given; `shape` is that of a replica's part.
     """
-    copies = tf.distribute.get_strategy().experimental_local_results(variable.value)
-    return np.concatenate([copy.numpy() for copy in copies])[:rows]
+
+    def __init__(
+        self,
+        initializer: keras.initializers.Initializer,
+        num_rows: int,
+        shard_rows: int,
+        dim: int,
+        name: str,
+    ) -> None:
+        super().__init__(
+            "zeros",
+            shape=(shard_rows, dim),
+            dtype="float32",
+            synchronization="on_read",
+            aggregation="none",
+            name=name,
+        )
+        self.num_rows = num_rows
+        if has_value(self):  # not in dry runs
+            with tf.device("CPU:0"):
+                ShardedTable(self.value, num_rows).assign(initializer((num_rows, dim)).numpy())
 
 
-def write_shards(variable: keras.Variable, values: np.ndarray) -> None:
-    """Assigns to each replica its rows of `values [rows, D]`; cross-replica only."""
-    copies = tf.distribute.get_strategy().experimental_local_results(variable.value)
-    size = variable.shape[0]
-    for index, copy in enumerate(copies):
-        shard = values[index * size : (index + 1) * size]
-        copy.assign(np.pad(shard, ((0, size - len(shard)), (0, 0))))
+class ShardedTable:
+    """The whole of a sharded variable or of its optimizer slot, to save and restore it.
+
+    Args:
+        shard: The variable, of which each replica holds its part.
+        num_rows: Rows of all replicas together.
+    """
+
+    def __init__(self, shard: tf.Variable, num_rows: int) -> None:
+        self.shard, self.dtype = shard, shard.dtype
+        self.shape = tf.TensorShape([num_rows, *shard.shape[1:]])
+
+    def numpy(self) -> np.ndarray:
+        """The rows of all replicas, `[rows, D]`; each host must call it."""
+        local = np.concatenate([copy.numpy() for copy in self._copies()])
+        return concatenate_hosts(local, self._strategy)[: self.shape[0]]
+
+    def assign(self, values: np.ndarray, mask: np.ndarray | None = None) -> None:
+        """Gives each replica of this host its rows of `values [rows, D]`.
+
+        Args:
+            values: The same on all hosts.
+            mask: `[rows]` bool, the rows to change; None: all.
+        """
+        copies, size = self._copies(), self.shard.shape[0]
+        first = num_hosts_and_id(self._strategy)[1] * len(copies)
+        for index, copy in enumerate(copies, first):
+            rows = slice(index * size, (index + 1) * size)
+            shard = _pad(values[rows], size)
+            if mask is not None:
+                shard = np.where(_pad(mask[rows], size)[:, None], shard, copy.numpy())
+            copy.assign(shard)
+
+    @property
+    def _strategy(self) -> tf.distribute.Strategy:
+        return self.shard.distribute_strategy or tf.distribute.get_strategy()
+
+    def _copies(self) -> tuple[tf.Variable, ...]:
+        return self._strategy.experimental_local_results(self.shard)
+
+
+def whole_table(
+    variable: keras.Variable, shard: ShardedVariable | None = None
+) -> tf.Variable | ShardedTable:
+    """Views a variable as a checkpoint keeps it: alike on any number of replicas.
+
+    Args:
+        variable: A weight, or a slot of the optimizer of `shard`.
+        shard: Where `variable` is a slot, the weight whose shape marks it; None: any other.
+    """
+    shard = variable if isinstance(variable, ShardedVariable) else shard
+    if shard is None or tuple(variable.shape) != tuple(shard.shape):
+        return variable.value
+    return ShardedTable(variable.value, shard.num_rows)
+
+
+def _pad(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(rows, [(0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)])
 
 
 def all_gather(local: tf.Tensor) -> tf.Tensor:
@@ -56,7 +128,16 @@ def all_gather(local: tf.Tensor) -> tf.Tensor:
     if context.num_replicas_in_sync == 1:
         return local
     batch = local.shape[0] and local.shape[0] * context.num_replicas_in_sync
-    return tf.ensure_shape(context.all_gather(local, axis=0), [batch, *local.shape[1:]])
+    # A part of the batch has no device where a host has one replica, and gathering needs one.
+    gathered = context.all_gather(tf.identity(local), axis=0)
+    return tf.ensure_shape(gathered, [batch, *local.shape[1:]])
+
+
+def gather_batch(local: tf.Tensor, num_shards: int) -> tf.Tensor:
+    """`all_gather` for `num_shards` replicas, or on one device (a dry run) of as many rows."""
+    gathered = all_gather(local)
+    missing = num_shards // tf.distribute.get_replica_context().num_replicas_in_sync
+    return gathered if missing == 1 else tf.tile(gathered, [missing, *[1] * (len(local.shape) - 1)])
 
 
 def local_slice(values: tf.Tensor, size: int | tf.Tensor) -> tf.Tensor:
@@ -89,11 +170,13 @@ def local_classes(
 
 
 def merge_shards(
-    target_logit: tf.Tensor, rest_logsumexp: tf.Tensor, local_batch: int | tf.Tensor
+    target_logit: tf.Tensor,
+    rest_logsumexp: tf.Tensor,
+    num_shards: int,
+    local_batch: int | tf.Tensor,
 ) -> SoftmaxTerms:
     """Merges the shards' `[R * b]` terms into the full `[b]` terms of this replica's images."""
-    context = tf.distribute.get_replica_context()
-    shards = context.all_gather(tf.stack((target_logit, rest_logsumexp))[None], axis=0)
-    start = context.replica_id_in_sync_group * local_batch
-    local = shards[:, :, start:][:, :, :local_batch]
+    shards = gather_batch(tf.stack((target_logit, rest_logsumexp))[None], num_shards)
+    start = local_batch * tf.distribute.get_replica_context().replica_id_in_sync_group
+    local = tf.slice(shards, [0, 0, start], [num_shards, 2, local_batch])
     return tf.reduce_sum(local[:, 0], axis=0), tf.reduce_logsumexp(local[:, 1], axis=0)

@@ -49,13 +49,14 @@ class _Tpu:
 
 _LARGE = (16, 32, 64, 128, 256)
 _TPUS = {
-    # https://cloud.google.com/tpu/docs/v2, /v3: per chip of two cores, each of them a replica, v2
-    # 45 TFLOP/s in bfloat16, 16 GiB, 700 GB/s; v3 123 TFLOP/s, 32 GiB, 900 GB/s; four chips a host.
+    # https://cloud.google.com/tpu/docs/v3: per chip of two cores, each of them a replica, v3 123
+    # TFLOP/s in bfloat16, 32 GiB, 900 GB/s; four chips a host. v2: 45 TFLOP/s and 2 x 8 GiB (Google
+    # at Hot Chips 2017); its 700 GB/s were not found in a page of Google's.
     "v2": _Tpu(22.5 * _TERA, 8 * _GIB, 350 * _GB, 1, 8, 8, (8, 32, 128, 256, 512)),
     "v3": _Tpu(61.5 * _TERA, 16 * _GIB, 450 * _GB, 1, 8, 8, (8, 32, 64, 128, 256, 512, 1024, 2048)),
-    # https://cloud.google.com/tpu/docs/v4, /v5p: per chip v4 275 TFLOP/s, 32 GiB, 1200 GB/s; v5p
-    # 459 TFLOP/s, 95 GB, 2765 GB/s. Named by cores, two a chip, which run as one replica
-    # (megacore); four chips a host.
+    # https://cloud.google.com/tpu/docs/v4: per chip 275 TFLOP/s, 32 GiB, 1200 GB/s; /v5p: 459
+    # TFLOP/s, 95 GB, 2765 GB/s. Named by cores, two a chip, which run as one replica (megacore);
+    # four chips a host.
     "v4": _Tpu(275 * _TERA, 32 * _GIB, 1200 * _GB, 2, 4, 4, (8, *_LARGE, 512, 1024, 2048, 4096)),
     "v5p": _Tpu(459 * _TERA, 95 * _GB, 2765 * _GB, 2, 4, 4, (8, *_LARGE, 512, 1024, 2048, 4096)),
     # https://cloud.google.com/tpu/docs/v5e, /v6e: per chip v5e 197 TFLOP/s, 16 GB, 819 GB/s; v6e
@@ -63,15 +64,16 @@ _TPUS = {
     "v5e": _Tpu(197 * _TERA, 16 * _GB, 819 * _GB, 1, 4, 8, (1, 4, 8, *_LARGE)),
     "v6e": _Tpu(918 * _TERA, 32 * _GB, 1600 * _GB, 1, 4, 8, (1, 4, 8, *_LARGE)),
 }
-# Dense FLOP/s in bfloat16 and TF32, memory, bandwidth.
+# Dense FLOP/s in bfloat16 and TF32, memory, bandwidth of the SXM cards, as third-party pages quote
+# NVIDIA's data sheets, which state twice the dense FLOP/s of the H100, H200 and L4 (with sparsity).
 _GPUS = {
-    # https://www.nvidia.com/en-us/data-center/a100/, 40 GB and 80 GB SXM
+    # https://www.nvidia.com/en-us/data-center/a100/: 312 and 156 TFLOP/s, 1,555 and 2,039 GB/s
     "a100": (312 * _TERA, 156 * _TERA, 40 * _GB, 1555 * _GB),
     "a100-80gb": (312 * _TERA, 156 * _TERA, 80 * _GB, 2039 * _GB),
-    # https://www.nvidia.com/en-us/data-center/h100/ and /h200/, SXM; half the FLOP/s with sparsity
+    # /h100/, /h200/: 1,979 and 989 TFLOP/s with sparsity, 3.35 and 4.8 TB/s
     "h100": (989.4 * _TERA, 494.7 * _TERA, 80 * _GB, 3350 * _GB),
     "h200": (989.4 * _TERA, 494.7 * _TERA, 141 * _GB, 4800 * _GB),
-    # https://www.nvidia.com/en-us/data-center/l4/, half the FLOP/s with sparsity
+    # /l4/: 242 and 120 TFLOP/s with sparsity, 300 GB/s
     "l4": (121 * _TERA, 60 * _TERA, 24 * _GB, 300 * _GB),
 }
 _GPUS_PER_HOST = 8
@@ -83,11 +85,11 @@ def find_device(name: str) -> Device:
     Raises:
         UserError: it is not in the table, or does not come in that size.
     """
-    if match := re.fullmatch(r"(\w+)-(\d+)", name):
+    if match := re.fullmatch(r"(\w+)-([0-9]{1,6})", name):
         family, size = match[1], int(match[2])
         if family in _TPUS and size in _TPUS[family].sizes:
             return _make_tpu(name, _TPUS[family], size)
-    if match := re.fullmatch(r"([\w-]+)x(\d+)", name):
+    if match := re.fullmatch(r"([\w-]+)x([0-9]{1,6})", name):
         family, size = match[1], int(match[2])
         is_possible = 1 <= size <= _GPUS_PER_HOST or (size and size % _GPUS_PER_HOST == 0)
         if family in _GPUS and is_possible:

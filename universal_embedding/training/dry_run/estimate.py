@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from universal_embedding.datasets.records import Records
 from universal_embedding.errors import UserError
+from universal_embedding.models.heads.sharding import ShardedTable
 from universal_embedding.training.checkpoints import BEST_STATE
 from universal_embedding.training.dry_run.devices import Device
 from universal_embedding.training.dry_run.flops import count_flops
@@ -81,7 +82,8 @@ class RunEstimate:
         embed_seconds: Time to embed one image, on all replicas.
         feature_seconds: Time to compute the features that stages read; None if unknown.
         checkpoint_bytes: A complete checkpoint.
-        disk_bytes: Checkpoints that are kept, the one that is being written, and cached features.
+        disk_bytes: Checkpoints that are kept, the one that is being written, cached features, and
+            rows of teachers that have projectors.
         num_record_files: Files of training records; None if unknown.
         notes: What the numbers leave out.
     """
@@ -134,7 +136,7 @@ def estimate_run(
     Raises:
         UserError: a value of the config cannot be used, or the batch does not fit the device.
     """
-    experiment = build_without_memory(config, records, config.model.remat)
+    experiment = build_without_memory(config, records, config.model.remat, device.num_replicas)
     for stage in experiment.stages:
         if stage.batch_size % device.num_replicas:
             raise UserError(
@@ -142,7 +144,7 @@ def estimate_run(
                 f"divide over the {device.num_replicas} replicas of --device={device.name}; set "
                 "config.data.batch_size or the stage's to a multiple of them"
             )
-    other = _build_other_remat(config, records)
+    other = _build_other_remat(config, records, device.num_replicas)
     stages = [
         _estimate_stage(experiment, other, stage, device, utilization)
         for stage in experiment.stages
@@ -169,7 +171,9 @@ def estimate_run(
         eval_seconds=None if num_evals is None else num_evals * embed_seconds,
         feature_seconds=None if num_features is None else num_features * embed_seconds,
         checkpoint_bytes=sum(state.values()),
-        disk_bytes=checkpoints + (num_features or 0) * feature_dim * _FLOAT_BYTES,
+        disk_bytes=checkpoints
+        + (num_features or 0) * feature_dim * _FLOAT_BYTES
+        + (num_train_images or 0) * _teacher_row_dims(experiment) * _FLOAT_BYTES,
         num_record_files=_count_files(records.values()),
         notes=_notes(experiment, device),
     )
@@ -191,10 +195,11 @@ def _estimate_stage(
     if other is not None:
         other_graph, _ = trace_step(other, stage, replica_batch, compiled)
         other_activations = measure(other_graph, fused=compiled).activations
-    state = {owner: _bytes(values) for owner, values in experiment.checkpoint_state().items()}
+    state = {owner: _held_bytes(values) for owner, values in experiment.checkpoint_state().items()}
     memory = {
         "model": state["model"],
         "heads": state["heads"],
+        "projectors": state["projectors"],
         "optimizer": state["optimizers"],
         "ema": state["ema"],
         "gradients": step_memory.gradients * _gradient_scale(config),
@@ -229,10 +234,12 @@ def _gradient_scale(config: ConfigDict) -> int:
     return 1 if config.model.dtype_policy == "float32" else 2
 
 
-def _build_other_remat(config: ConfigDict, records: Mapping[str, Records]) -> Experiment | None:
+def _build_other_remat(
+    config: ConfigDict, records: Mapping[str, Records], num_replicas: int
+) -> Experiment | None:
     """The run with `config.model.remat` reversed; None where the backbone does not support it."""
     try:
-        return build_without_memory(config, records, not config.model.remat)
+        return build_without_memory(config, records, not config.model.remat, num_replicas)
     except UserError:
         return None
 
@@ -246,7 +253,7 @@ def _update_bytes(experiment: Experiment, stage: Stage) -> int:
     """Bytes that the update of a stage's weights reads and writes."""
     num_bytes = 0
     for group in experiment.param_groups.values():
-        if stage.is_trainable(group.group, group.depth_from_top):
+        if group.is_trainable(stage):
             weights = _bytes(variable.value for variable in group.variables)
             slots = _bytes(variable.value for variable in group.optimizer.variables)
             num_bytes += 2 * weights + 2 * slots + 2 * weights  # and the gradients
@@ -291,12 +298,19 @@ def _count_files(records: Iterable[Records]) -> int | None:
     return None if not all(paths) else sum(map(len, paths))
 
 
+def _teacher_row_dims(experiment: Experiment) -> int:
+    """Numbers that teachers' rows of one image have on disk, where their sizes are known."""
+    if not experiment.config.losses.embedding_matching.weight:
+        return 0
+    return sum(2 * teacher.dim(experiment.strategy) for teacher in experiment.teachers or ())
+
+
 def _notes(experiment: Experiment, device: Device) -> list[str]:
     notes = ["waiting for input"]
     if device.num_replicas > 1:
         notes.append("the time of the gradients' all-reduce and its buffers")
     if experiment.teachers is not None:
-        notes.append("teachers (their embeddings come with the batch)")
+        notes.append("the models of teachers (their embeddings come with the batch)")
     if not device.is_tpu and not experiment.config.jit_compile:
         notes.append(
             "buffers that TensorFlow reuses in place without XLA (config.jit_compile is False: "
@@ -305,5 +319,10 @@ def _notes(experiment: Experiment, device: Device) -> list[str]:
     return notes
 
 
-def _bytes(variables: Iterable[tf.Variable]) -> int:
+def _held_bytes(state: Iterable[tf.Variable | ShardedTable]) -> int:
+    """Bytes that a replica holds: of a sharded table, its part."""
+    return _bytes(v.shard if isinstance(v, ShardedTable) else v for v in state)
+
+
+def _bytes(variables: Iterable[tf.Variable | ShardedTable]) -> int:
     return sum(v.shape.num_elements() * v.dtype.size for v in variables)

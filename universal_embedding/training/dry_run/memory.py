@@ -64,7 +64,8 @@ def measure(graph: StepGraph, fused: bool = True, on_cpu: bool = False) -> StepM
         graph: The step.
         fused: Whether XLA compiles it.
         on_cpu: Whether XLA compiles it for a CPU, where the gradient of a depthwise convolution's
-            filter `[h, w, C, 1]` takes two buffers of `[h, w, C, C]`.
+            filter `[h, w, C, 1]` takes two buffers of `[h, w, C, C]`, and that of a convolution's
+            input takes its filter reversed, all filters at the start of the step.
     """
     stored = _stored_values(graph, fused)
     reads = _Reads(stored)
@@ -88,6 +89,9 @@ def measure(graph: StepGraph, fused: bool = True, on_cpu: bool = False) -> StepM
         scratch += _depthwise_scratch(node) if on_cpu else 0
         changes[place] += scratch
         changes[place + 1] -= scratch
+        if on_cpu and node.type == "Conv2DBackpropInput":
+            changes[0] += node.inputs[1].size
+            changes[place + 1] -= node.inputs[1].size
     last_read.update((v, len(graph.nodes)) for o in graph.outputs for v in reads.sources(o))
     gradient_changes: dict[int, int] = defaultdict(int)
     for value, place in created.items():

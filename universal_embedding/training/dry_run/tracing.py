@@ -69,14 +69,17 @@ def planned_records(config: ConfigDict) -> dict[str, PlannedRecords]:
 
 
 def build_without_memory(
-    config: ConfigDict, records: Mapping[str, Records], remat: bool
+    config: ConfigDict, records: Mapping[str, Records], remat: bool, num_replicas: int = 1
 ) -> Experiment:
     """Builds the run of a config on one device, with weights that have a shape but no value.
+
+    Where the config shards a head, it is the part of one of `num_replicas` replicas.
 
     Args:
         config: The config of the run.
         records: Training records by domain.
         remat: Replaces `config.model.remat`.
+        num_replicas: Number of replicas of the device.
 
     Raises:
         UserError: a value of the config cannot be used.
@@ -87,7 +90,9 @@ def build_without_memory(
         config.init_from = ""
     strategy = tf.distribute.get_strategy()
     with without_memory():
-        return Experiment.from_config(config, records, Path(), strategy, pretrained=False)
+        return Experiment.from_config(
+            config, records, Path(), strategy, pretrained=False, num_replicas=num_replicas
+        )
 
 
 def trace_step(
@@ -132,6 +137,10 @@ def batch_spec(experiment: Experiment, stage: Stage, batch_size: int) -> dict[st
         if stage.augmentation["mixup"] or stage.augmentation["cutmix"]:
             specs["label2"] = specs["label"]
             specs["mix"] = tf.TensorSpec([batch_size], tf.float32)
-    if experiment.teachers is not None:
-        specs["teacher"] = tf.TensorSpec([batch_size, experiment.model.output_dim], tf.float32)
+    has_projectors = experiment.config.losses.embedding_matching.weight > 0
+    for teacher in experiment.teachers or ():
+        # Its size is known where a projector needed it; losses of distances cost what they do.
+        dim = teacher.dim(experiment.strategy) if has_projectors else experiment.model.output_dim
+        for key in teacher.batch_keys(standardized=has_projectors):
+            specs[key] = tf.TensorSpec([batch_size, dim], tf.float32)
     return specs

@@ -14,23 +14,40 @@ The class is constructed from a `LossContext`, where it finds `config.losses.cen
 from collections.abc import Mapping
 
 from universal_embedding.errors import UserError
-from universal_embedding.training.losses.base import Loss, LossContext, ModelOutputs
+from universal_embedding.training.losses.base import (
+    Loss,
+    LossContext,
+    ModelOutputs,
+    update_states,
+)
 from universal_embedding.training.losses.classification import ClassificationLoss
+from universal_embedding.training.losses.compatible import CompatibleLoss
 from universal_embedding.training.losses.contrastive import MultiSimilarityLoss, SupConLoss
 from universal_embedding.training.losses.distillation import (
     DistanceDistillation,
     DistanceDistributionDistillation,
     RKDDistanceLoss,
 )
+from universal_embedding.training.losses.embedding_matching import EmbeddingMatching
 from universal_embedding.training.losses.udon import UDONLoss
 
-__all__ = ["LOSSES", "Loss", "LossContext", "ModelOutputs", "loss_names", "make_losses"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "LossContext",
+    "ModelOutputs",
+    "loss_names",
+    "make_losses",
+    "update_states",
+]
 
 # Losses are created and summed in this order; another order would round differently.
 LOSSES: dict[str, type[Loss]] = {
     "distance": DistanceDistillation,
     "classification": ClassificationLoss,
+    "compatible": CompatibleLoss,
     "distance_distribution": DistanceDistributionDistillation,
+    "embedding_matching": EmbeddingMatching,
     "multi_similarity": MultiSimilarityLoss,
     "rkd_distance": RKDDistanceLoss,
     "supcon": SupConLoss,
@@ -61,9 +78,9 @@ def make_losses(context: LossContext) -> dict[str, tuple[float, Loss]]:
 
 
 def loss_names(losses: Mapping[str, tuple[float, Loss]]) -> list[str]:
-    """Names to log: a loss's name, or `<name>_<term>` for each of its terms."""
+    """Names to log: a loss's name, or `<name>_<term>` for each of its terms, and its monitors."""
     return [
         f"{name}_{term}" if term else name
         for name, (_, loss) in losses.items()
-        for term in loss.terms or ("",)
+        for term in (*(loss.terms or ("",)), *loss.monitors)
     ]

@@ -1,8 +1,8 @@
 """The interface of a training loss."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import keras
@@ -48,19 +48,23 @@ class LossContext:
         model: The model to train.
         class_sizes: Number of training images of each class, `[C_d]` int64 by domain, in order.
         teachers: Trained models to distill from; None if the config names none.
+        num_replicas: Number of replicas of the run.
+        class_ids: The class ids of each domain, `[C_d]` int64 in the order of the labels.
     """
 
     config: ConfigDict
     model: EmbeddingModel
     class_sizes: Mapping[str, np.ndarray]
     teachers: "Teachers | None" = None
+    num_replicas: int = 1
+    class_ids: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def require_teachers(self) -> "Teachers":
         """Returns the teachers; raises UserError if the config names none."""
         if self.teachers is None:
             raise UserError(
                 "config.losses has a distillation loss, which needs trained teachers; set "
-                "config.distillation.teachers to their run directories, such as runs/{domain}"
+                "config.distillation.teachers, such as to (teacher('runs/{domain}'),)"
             )
         return self.teachers
 
@@ -73,12 +77,16 @@ class Loss(ABC):
     Attributes:
         terms: Names of the terms that the loss is the sum of, which are logged separately; empty
             for a loss of one term.
+        monitors: Names of values that follow the terms: logged, but not trained.
+        state: Variables that `update_state` changes, for the checkpoint.
         head: The classifier over the model's embeddings, if the loss has one.
         uses_whole_batch: Whether the loss of an example depends on the other examples of the batch,
             those of other replicas included; such a loss must say so.
     """
 
     terms: tuple[str, ...] = ()
+    monitors: tuple[str, ...] = ()
+    state: Sequence[tf.Variable] = ()
     head: MarginHead | None = None
     uses_whole_batch = False
 
@@ -95,7 +103,7 @@ class Loss(ABC):
             outputs: The model's outputs for `batch`.
 
         Returns:
-            `[b]` float32, or `[terms, b]` where the loss has terms.
+            `[b]` float32, or `[rows, b]` where the loss has several terms, or monitors after them.
         """
 
     def variables_by_group(self) -> dict[str, list[keras.Variable]]:
@@ -105,3 +113,37 @@ class Loss(ABC):
     def updated_groups(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """Whether a batch updates a group, bool scalars; groups left out are always updated."""
         return {}
+
+    def update_state(self, sums: tf.Tensor, counts: tf.Tensor) -> None:  # noqa: B027
+        """Updates `state` after a step; call it in a replica context, if there is a state.
+
+        Args:
+            sums: `[rows, domains]` float32: sums of the loss's rows over all replicas.
+            counts: `[domains]` float32: the number of examples.
+        """
+
+    @property
+    def num_rows(self) -> int:
+        """The number of values that are logged."""
+        return (len(self.terms) or 1) + len(self.monitors)
+
+    def trained(self, rows: tf.Tensor) -> tf.Tensor:
+        """Selects, from the rows that a call returned, those to be minimized."""
+        return rows[: -len(self.monitors)] if self.monitors else rows
+
+
+def update_states(losses: Sequence[Loss], sums: tf.Tensor) -> None:
+    """Updates the states of losses after a step; call it in a replica context.
+
+    Args:
+        losses: All losses, in order.
+        sums: `[rows + 1, domains]` float32: this replica's sums of their rows and, in the last one,
+            the number of its examples.
+    """
+    if not any(loss.state for loss in losses):
+        return
+    sums = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, sums)
+    first = 0
+    for loss in losses:
+        loss.update_state(sums[first : first + loss.num_rows], sums[-1])
+        first += loss.num_rows

@@ -6,8 +6,10 @@ For an embedding x of class y, with t_c the angle between x and the weight of cl
 
 with scale s and m(t) = cos t - margin (CosFace) or cos(t + margin) (ArcFace). Options are those of
 `config.head`. The classes are those of all domains, or of the example's own domain
-(`config.head.joint`). An image that MixUp (arXiv 1710.09412) or CutMix (arXiv 1905.04899) mixed
-with another has the mixture of the losses of both labels.
+(`config.head.joint`). With `config.head.prefixes` it is the sum of the losses of the first 8, 16,
+... dimensions, each scaled to unit length (Matryoshka, arXiv 2205.13147). An image that MixUp
+(arXiv 1710.09412) or CutMix (arXiv 1905.04899) mixed with another has the mixture of the losses of
+both labels.
 """
 
 from collections.abc import Mapping
@@ -15,7 +17,9 @@ from collections.abc import Mapping
 import keras
 import numpy as np
 import tensorflow as tf
+from ml_collections import ConfigDict
 
+from universal_embedding.errors import UserError
 from universal_embedding.models.heads import MarginHead, class_margins
 from universal_embedding.training.losses.base import Loss, LossContext, ModelOutputs
 
@@ -28,6 +32,7 @@ class ClassificationLoss(Loss):
         self.head: MarginHead = make_head(context, context.model.output_dim)
         self.uses_whole_batch = self.head.uses_whole_batch
         self.seed = context.config.seed
+        self.prefixes = read_prefixes(context.config, context.model.output_dim)
 
     def variables_by_group(self) -> dict[str, list[keras.Variable]]:
         """`head`, or `head/<domain>` for each domain where classifiers are separate."""
@@ -48,13 +53,32 @@ class ClassificationLoss(Loss):
 
     def __call__(self, batch: Mapping[str, tf.Tensor], outputs: ModelOutputs) -> tf.Tensor:
         """`[b]` float32."""
-        return classify(
-            self.head,
-            outputs.embedding,
-            batch,
-            outputs,
-            seed=class_seed(self.seed, outputs.step, purpose="student"),
+        seed = class_seed(self.seed, outputs.step, purpose="student")
+        terms = [
+            classify(self.head, outputs.embedding[:, :prefix], batch, outputs, seed)
+            for prefix in self.prefixes
+        ]
+        return tf.add_n(terms)
+
+
+def read_prefixes(config: ConfigDict, dim: int) -> tuple[int, ...]:
+    """The dimensions of `config.head.prefixes`; `(dim,)` where it is empty.
+
+    Raises:
+        UserError: They do not rise to `dim`, or the head is sharded.
+    """
+    prefixes = tuple(config.head.prefixes) or (dim,)
+    if min(prefixes) < 1 or list(prefixes) != sorted(set(prefixes)) or prefixes[-1] != dim:
+        raise UserError(
+            f"config.head.prefixes is {prefixes}; give rising numbers of dimensions, up to all "
+            f"{dim} of the embedding, such as (8, 16, {dim})"
         )
+    if len(prefixes) > 1 and config.head.sharded:
+        raise UserError(
+            f"config.head.prefixes is {prefixes}, which sharded classes do not support; set "
+            "config.head.sharded=False, or leave config.head.prefixes empty"
+        )
+    return prefixes
 
 
 def classify(
@@ -112,6 +136,7 @@ def make_head(context: LossContext, dim: int) -> MarginHead:
         joint=config.joint,
         softmax_impl=config.softmax_impl,
         num_sampled_classes=config.num_sampled_classes or None,
+        num_shards=context.num_replicas if config.sharded else 1,
     )
 
 

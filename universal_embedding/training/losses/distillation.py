@@ -2,8 +2,8 @@
 
 t_ij and s_ij are the Euclidean distances between images i and j in the teacher's and the student's
 space. Only distances are compared, so the teachers may have any number of dimensions. An anchor i
-is compared with the other images of its domain in the batch, or with all others where one universal
-teacher embeds every domain.
+is compared with the other images of its domain in the batch, or with all others that it knows where
+the teacher is universal. With several teachers, each loss is a weighted mean; see `TeacherLoss`.
 
 Distance distribution, Feng et al. 2020, arXiv 2003.03701:
 
@@ -21,14 +21,19 @@ specialists):
 """
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import tensorflow as tf
 
 from universal_embedding.training.losses import pairwise
-from universal_embedding.training.losses.base import Loss, LossContext, ModelOutputs
+from universal_embedding.training.losses.base import LossContext, ModelOutputs
+from universal_embedding.training.losses.teacher_loss import TeacherLoss
+
+if TYPE_CHECKING:
+    from universal_embedding.training.teachers import Teacher
 
 
-class DistanceDistributionDistillation(Loss):
+class DistanceDistributionDistillation(TeacherLoss):
     """KL(teacher || student) of each anchor's distance distribution.
 
     Options in `config.losses.distance_distribution`. Specialist teachers know nothing of other
@@ -40,57 +45,66 @@ class DistanceDistributionDistillation(Loss):
     uses_whole_batch = True
 
     def __init__(self, context: LossContext) -> None:
-        self.teachers = context.require_teachers()
+        super().__init__(context)
         config = context.config.losses.distance_distribution
         self.teacher_temperature = config.teacher_temperature
         self.student_temperature = config.student_temperature
         self.mask_other_domains = config.mask_other_domains
 
-    def __call__(self, batch: Mapping[str, tf.Tensor], outputs: ModelOutputs) -> tf.Tensor:
+    def compare(
+        self, number: int, teacher: "Teacher", batch: Mapping[str, tf.Tensor], outputs: ModelOutputs
+    ) -> tf.Tensor:
         """`[b]` float32; 0 where the batch has no image to compare with."""
-        mask = pairwise.pair_mask(batch, self.teachers.is_universal)
-        teacher = _log_probs(self.teachers(batch), mask, self.teacher_temperature)
-        teacher = tf.stop_gradient(teacher)
+        mask = _pair_mask(batch, teacher)
+        expected = _log_probs(teacher(batch), mask, self.teacher_temperature)
+        expected = tf.stop_gradient(expected)
         student_mask = mask
         if self.mask_other_domains:
             student_mask = pairwise.pair_mask(batch, across_domains=True)
         student = _log_probs(outputs.embedding, student_mask, self.student_temperature)
-        return pairwise.masked_sum(tf.exp(teacher) * (teacher - student), mask)
+        return pairwise.masked_sum(tf.exp(expected) * (expected - student), mask)
 
 
-class DistanceDistillation(Loss):
+class DistanceDistillation(TeacherLoss):
     """Mean squared difference of the teacher's and the student's distances."""
 
     uses_whole_batch = True
 
-    def __init__(self, context: LossContext) -> None:
-        self.teachers = context.require_teachers()
-
-    def __call__(self, batch: Mapping[str, tf.Tensor], outputs: ModelOutputs) -> tf.Tensor:
+    def compare(
+        self, number: int, teacher: "Teacher", batch: Mapping[str, tf.Tensor], outputs: ModelOutputs
+    ) -> tf.Tensor:
         """`[b]` float32; 0 where the batch has no image to compare with."""
-        mask = pairwise.pair_mask(batch, self.teachers.is_universal)
-        teacher = tf.stop_gradient(pairwise.distances(self.teachers(batch)))
+        mask = _pair_mask(batch, teacher)
+        expected = tf.stop_gradient(pairwise.distances(teacher(batch)))
         student = pairwise.distances(outputs.embedding)
-        return pairwise.masked_mean(tf.square(teacher - student), mask)
+        return pairwise.masked_mean(tf.square(expected - student), mask)
 
 
-class RKDDistanceLoss(Loss):
+class RKDDistanceLoss(TeacherLoss):
     """Mean Huber loss of the teacher's and the student's relative distances."""
 
     uses_whole_batch = True
 
-    def __init__(self, context: LossContext) -> None:
-        self.teachers = context.require_teachers()
-
-    def __call__(self, batch: Mapping[str, tf.Tensor], outputs: ModelOutputs) -> tf.Tensor:
+    def compare(
+        self, number: int, teacher: "Teacher", batch: Mapping[str, tf.Tensor], outputs: ModelOutputs
+    ) -> tf.Tensor:
         """`[b]` float32; 0 where the batch has no image to compare with."""
-        mask = pairwise.pair_mask(batch, self.teachers.is_universal)
-        teacher = _relative_distances(self.teachers(batch), mask)
-        teacher = tf.stop_gradient(teacher)
+        mask = _pair_mask(batch, teacher)
+        expected = _relative_distances(teacher(batch), mask)
+        expected = tf.stop_gradient(expected)
         student = _relative_distances(outputs.embedding, mask)
-        error = tf.abs(teacher - student)
+        error = tf.abs(expected - student)
         huber = tf.where(error < 1.0, 0.5 * tf.square(error), error - 0.5)
         return pairwise.masked_mean(huber, mask)
+
+
+def _pair_mask(batch: Mapping[str, tf.Tensor], teacher: "Teacher") -> tf.Tensor:
+    """`[b, B]` bool: the pairs whose distance the teacher knows."""
+    mask = pairwise.pair_mask(batch, teacher.is_universal)
+    known = teacher.knows(batch)
+    if known is None:
+        return mask
+    return mask & known[:, None] & (pairwise.all_gather(tf.cast(known, tf.int32)) > 0)
 
 
 def _log_probs(embedding: tf.Tensor, mask: tf.Tensor, temperature: float) -> tf.Tensor:
