@@ -40,7 +40,7 @@ def chunked_softmax_terms(
             (tf.constant(0), *state),
             parallel_iterations=1,
         )
-        return list(body(tf.constant(num_full), remainder, *state)) if remainder else state
+        return list(body(tf.constant(num_full), remainder, *state) if remainder else state)
 
     def unit_rows(weights: tf.Tensor, i: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
         begin = (i * chunk_size * num_subcenters, 0)
