@@ -23,7 +23,10 @@ from universal_embedding.errors import UserError
 
 DATA_DIR = flags.DEFINE_string("data_dir", default_data_dir(), "Directory of prepared datasets.")
 BACKBONE = flags.DEFINE_string(
-    "backbone", None, "Pretrained backbone that every recipe starts from: a .keras file.", True
+    "backbone",
+    None,
+    "Pretrained backbone that every recipe starts from: a .keras file.",
+    required=True,
 )
 RECIPES = flags.DEFINE_list("recipes", ["linear_probe", "uned_mini"], "Recipes, as in configs/.")
 SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds; every recipe is trained with each.")
