@@ -91,4 +91,4 @@ def main():
 
 
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, needs_idle=True)
