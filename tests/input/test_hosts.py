@@ -132,7 +132,8 @@ def data_service():
     del workers, dispatcher
 
 
-@pytest.mark.parametrize("num_hosts", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("num_hosts", [1, 2])
 def test_data_service_keeps_the_batches_and_their_order(data_service, num_hosts):
     records = make_domains(SIZES)
     arguments = (records, make_sampler(records), MIXING, 7, num_hosts)

@@ -51,7 +51,8 @@ def test_weights_are_proportional_to_mean_losses(make_experiment, records):
     assert not experiment.batch_sampler(experiment.stages[0]).state.round_robin
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(13, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [7, 13])
 def test_resuming_is_exact(make_experiment, config, step):
     config.checkpoint_every_steps = step
     whole = make_experiment("whole")

@@ -26,6 +26,7 @@ enable_ram_paths()
 RATES = {"projection_lr": 1e-2, "head_lr": 1e-2}
 
 
+@pytest.mark.slow
 def test_remote_run_resumes_exactly_and_is_used_like_a_local_one(
     make_experiment, config, records, tmp_path, monkeypatch
 ):

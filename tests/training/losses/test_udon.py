@@ -214,7 +214,8 @@ def test_distillation_terms_are_zero_when_student_equals_teachers(make_experimen
     np.testing.assert_allclose(tape.gradient(distilled, kernel), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("batching", ["mixed", pytest.param("per_domain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("batching", ["mixed", "per_domain"])
 def test_training_is_independent_of_number_of_replicas(make_experiment, config, batching):
     config.data.batching = batching
     config.model.projection_bias = batching == "mixed"
