@@ -325,9 +325,8 @@ def readme(records):
     for name, make in README_ROWS.items():
         if name in records:
             file, title, ours, rival = make(records[name])
-            date = records[name]["date"] + (
-                ", **busy machine**" if records[name].get("busy") else ""
-            )
+            busy = ", **busy machine**" if records[name].get("busy") else ""
+            date = records[name]["date"] + busy
             rows.append([f"[{title}](benchmarks/results/{file}.md)", ours, rival, date])
     return table(["", "measured", "compared with", "on"], rows)
 

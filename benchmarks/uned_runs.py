@@ -1,6 +1,7 @@
 """Runs behind the tables on UnED and uned_mini: trained, scored, and kept in their directories."""
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import common
@@ -9,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from universal_embedding.datasets.records import open_records
+from universal_embedding.errors import UserError
 from universal_embedding.evaluation.embed import (
     EmbeddingSource,
     embed_eval_sets,
@@ -29,7 +31,7 @@ BATCH_SIZE = 64  # images per replica, in evaluation
 ROWS_PER_BLOCK = 1 << 16
 
 
-class Runner:
+class Runner(ABC):
     """Trains and scores models of one data set and seed; subclasses make the configs.
 
     What an earlier start finished is read from `<folder>/<name>`; a run that was interrupted
@@ -67,13 +69,13 @@ class Runner:
         self.strategy = strategy or tf.distribute.get_strategy()
         self.validates, self.bootstrap_samples = validates, bootstrap_samples
 
+    @abstractmethod
     def make_config(self, name):
         """The config of the universal model of a row."""
-        raise NotImplementedError
 
     def make_specialist(self, domain):
-        """The config of a domain's specialist."""
-        raise NotImplementedError
+        """The config of a domain's specialist, for tables that have them."""
+        raise UserError(f"this table has no specialist of {domain}: leave out {ORACLE!r}")
 
     def run_row(self, name):
         """The scores of a row by split, as `evaluate_domains` returns them.

@@ -60,17 +60,7 @@ def test_wheel_holds_the_package_and_nothing_else_and_works(built, tmp_path):
     assert set(NEEDED) <= set(names)
     tops = {name.split("/")[0] for name in names}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"universal_embedding"}
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "-t",
-        tmp_path / "w",
-        built[0],
-    )
+    run(*PIP, tmp_path / "w", built[0])
     assert_works(tmp_path / "w", tmp_path)
 
 
@@ -79,15 +69,5 @@ def test_sdist_builds_a_package_that_works(built, tmp_path):
     with tarfile.open(built[1]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     assert {"LICENSE", "README.md", "configs/uned.py", *NEEDED[2:]} <= names
-    run(
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-deps",
-        "-t",
-        tmp_path / "s",
-        built[1],
-    )
+    run(*PIP, tmp_path / "s", built[1])
     assert_works(tmp_path / "s", tmp_path)
